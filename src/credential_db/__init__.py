@@ -1,0 +1,54 @@
+"""The schema of a credential vault, and a safe way from every old file to the newest."""
+
+from typing import TYPE_CHECKING
+
+from credential_db.current import SCHEMA_VERSION
+from credential_db.errors import (
+    CredentialDBError,
+    DatabaseBusy,
+    KeyConversionError,
+    KeyProblem,
+    NotADatabase,
+    ReadOnlyDatabase,
+    SchemaTooNew,
+    UnrecognizedSchema,
+)
+from credential_db.migrate import (
+    Status,
+    Upgrade,
+    ensure_credentials_schema,
+    migrate_credential_db_schema,
+    status,
+    upgrade,
+)
+
+if TYPE_CHECKING:
+    from credential_db.schema import metadata
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "CredentialDBError",
+    "DatabaseBusy",
+    "KeyConversionError",
+    "KeyProblem",
+    "NotADatabase",
+    "ReadOnlyDatabase",
+    "SchemaTooNew",
+    "Status",
+    "UnrecognizedSchema",
+    "Upgrade",
+    "ensure_credentials_schema",
+    "metadata",
+    "migrate_credential_db_schema",
+    "status",
+    "upgrade",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import SQLAlchemy only when somebody asks for the metadata."""
+    if name == "metadata":
+        from credential_db.schema import metadata  # noqa: PLC0415
+
+        return metadata
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

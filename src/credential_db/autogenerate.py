@@ -1,0 +1,266 @@
+"""Autogenerate for SQLite: what differs, the next number, and code that alters without loss.
+
+Alembic finds new and dropped tables. Within a table it reports differences that are none on
+SQLite (an inline REFERENCES ... ON DELETE CASCADE) and misses real ones (CHECK, AUTOINCREMENT,
+primary keys), so what a table is to be altered to is found by comparing definitions here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from alembic.autogenerate import render_op_text, renderers
+from alembic.autogenerate.api import AutogenContext
+from alembic.migration import MigrationContext
+from alembic.operations import Operations, ops
+from sqlalchemy import Connection, Index, MetaData, Table
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import ColumnCollectionConstraint, CreateIndex
+
+from credential_db import scripts
+from credential_db.dbapi import DBAPIConnection, quoted
+from credential_db.legacy import revision_of
+from credential_db.shape import Shape, column_names, definition_of, is_autoincrement
+
+
+class Difference(ops.MigrateOperation):
+    """One line of a table's definition that is wanted (``+``) or not (``-``): a comment."""
+
+    def __init__(self, sign: str, line: str) -> None:
+        """Take the line."""
+        self.sign = sign
+        self.line = line
+
+    def to_diff_tuple(self) -> tuple[str, str]:
+        """What ``alembic check`` prints."""
+        return ("add" if self.sign == "+" else "remove", self.line)
+
+
+class NativeAlteration(ops.ModifyTableOps):
+    """Steps that SQLite takes in place: add and drop columns and indexes."""
+
+
+class TableCopy(ops.ModifyTableOps):
+    """A table that SQLite can only alter by copying its rows into a new one.
+
+    Args:
+        table: The complete new table, without the columns that the steps add.
+        steps: Columns to add and indexes to make on the way.
+    """
+
+    def __init__(self, table: Table, steps: Sequence[ops.MigrateOperation]) -> None:
+        """Take the definition and the steps."""
+        super().__init__(table.name, steps)
+        self.table = table
+
+
+@renderers.dispatch_for(Difference)
+def _render_difference(_: AutogenContext, difference: Difference) -> str:
+    return f"# {difference.sign} {difference.line}"
+
+
+@renderers.dispatch_for(NativeAlteration)
+def _render_native(context: AutogenContext, alteration: NativeAlteration) -> list[str]:
+    kinds = {type(step) for step in alteration.ops}
+    hint = []
+    if {ops.AddColumnOp, ops.DropColumnOp} <= kinds:
+        hint = [
+            "# A renamed column? Then its data is to stay. Instead of both lines, write",
+            "# batch_op.alter_column('old', new_column_name='new')",
+        ]
+    opening = f"with op.batch_alter_table({alteration.table_name!r}, recreate='never') as batch_op:"
+    return [*hint, opening, *_render_steps(context, alteration.ops, alteration.table_name)]
+
+
+@renderers.dispatch_for(TableCopy)
+def _render_copy(context: AutogenContext, copy: TableCopy) -> list[str]:
+    creation = render_op_text(context, ops.CreateTableOp.from_table(copy.table))
+    arguments = creation.partition(",\n")[2]
+    opening = (
+        f"with op.batch_alter_table({copy.table_name!r}, recreate='always',\n"
+        f"copy_from=sa.Table({copy.table_name!r}, sa.MetaData(),\n{arguments}\n) as batch_op:"
+    )
+    steps = _render_steps(context, copy.ops, copy.table_name)
+    return [opening, *steps] if steps else [opening.removesuffix(" as batch_op:") + ":", "pass", ""]
+
+
+def _render_steps(
+    context: AutogenContext, steps: Sequence[ops.MigrateOperation], table: str
+) -> list[str]:
+    """The lines inside of Alembic's own batch block."""
+    return render_op_text(context, ops.ModifyTableOps(table, steps)).split("\n")[1:]
+
+
+def options(
+    connection: DBAPIConnection,
+    metadata: MetaData,
+    history: Sequence[Shape],
+    head: Connection,
+) -> dict[str, Any]:
+    """What ``context.configure`` is to know for autogenerate.
+
+    Args:
+        connection: To the file at hand.
+        metadata: What the tables are to be.
+        history: The shape of each version; the next one's number is their number.
+        head: To an empty database after all revisions.
+    """
+    model = scripts.shape_of(metadata)
+    ours = {table for shape in (*history, model) for table in shape.columns}
+
+    def include_name(name: str | None, kind: str, _: object) -> bool:
+        return kind != "table" or name in ours
+
+    def process(
+        migration: MigrationContext, _: object, directives: list[ops.MigrationScript]
+    ) -> None:
+        (directive,) = directives
+        directive.rev_id = revision_of(len(history))
+        if directive.upgrade_ops is None or directive.downgrade_ops is None:
+            return
+        reflect = _reflector(migration, head)
+        created, dropped = _whole_tables(directive.upgrade_ops)
+        altered = [
+            (reflect(name), metadata.tables[name], differences)
+            for name in sorted(model.columns)
+            if name in history[-1].columns
+            and (differences := _differences(connection, name, model, history[-1]))
+        ]
+        directive.upgrade_ops.ops = [
+            *(ops.CreateTableOp.from_table(metadata.tables[name]) for name in created),
+            *(index for name in created for index in _indexes(metadata.tables[name])),
+            *(step for old, new, found in altered for step in (*found, *_transition(old, new))),
+            *(ops.DropTableOp.from_table(reflect(name)) for name in dropped),
+        ]
+        directive.downgrade_ops.ops = [
+            *(ops.CreateTableOp.from_table(reflect(name)) for name in dropped),
+            *(index for name in dropped for index in _indexes(reflect(name))),
+            *(step for old, new, _ in altered for step in _transition(new, old)),
+            *(ops.DropTableOp.from_table(metadata.tables[name]) for name in reversed(created)),
+        ]
+
+    return {"include_name": include_name, "process_revision_directives": process}
+
+
+def _reflector(migration: MigrationContext, head: Connection) -> Callable[[str], Table]:
+    def reflect(name: str) -> Table:
+        table = Table(
+            name,
+            MetaData(),
+            autoload_with=head,
+            listeners=[("column_reflect", migration.impl.autogen_column_reflect)],
+        )
+        sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
+        (statement,) = head.exec_driver_sql(sql, (name,)).one()
+        if is_autoincrement(statement):
+            table.dialect_kwargs["sqlite_autoincrement"] = True
+        return table
+
+    return reflect
+
+
+def _whole_tables(container: ops.OpContainer) -> tuple[list[str], list[str]]:
+    """The names of the tables that Alembic found to be new and to be gone."""
+    created = [step.table_name for step in container.ops if isinstance(step, ops.CreateTableOp)]
+    dropped = [step.table_name for step in container.ops if isinstance(step, ops.DropTableOp)]
+    return created, dropped
+
+
+def _differences(
+    connection: DBAPIConnection, table: str, model: Shape, head: Shape
+) -> list[Difference]:
+    """What stands between the file's table and the metadata's."""
+    if not column_names(connection, table):
+        return []  # missing altogether: Alembic sees that
+    found = definition_of(connection, [table], model.indexes | head.indexes)
+    wanted = model.of(table)
+    return [
+        *(Difference("-", line) for line in sorted(found - wanted)),
+        *(Difference("+", line) for line in sorted(wanted - found)),
+    ]
+
+
+def _indexes(table: Table) -> list[ops.CreateIndexOp]:
+    return [ops.CreateIndexOp.from_index(index) for index in _by_name(table).values()]
+
+
+def _by_name(table: Table) -> dict[str, Index]:
+    return {str(index.name): index for index in sorted(table.indexes, key=lambda i: str(i.name))}
+
+
+def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
+    """From one definition to another: in place where SQLite can, else by a copy of the table."""
+    before, after = _by_name(old), _by_name(new)
+    changed = {name for name in before.keys() & after if _ddl(before[name]) != _ddl(after[name])}
+    drop_indexes = [
+        ops.DropIndexOp.from_index(index)
+        for name, index in before.items()
+        if name not in after or name in changed
+    ]
+    create_indexes = [
+        ops.CreateIndexOp.from_index(index)
+        for name, index in after.items()
+        if name not in before or name in changed
+    ]
+    drop_columns = [
+        ops.DropColumnOp.from_column_and_tablename(None, old.name, column)
+        for column in old.columns
+        if column.name not in new.columns
+    ]
+    add_columns = [
+        ops.AddColumnOp.from_column_and_tablename(None, old.name, column)
+        for column in new.columns
+        if column.name not in old.columns
+    ]
+    steps = [*drop_indexes, *drop_columns, *add_columns, *create_indexes]
+    if _result_in_place(old, steps) == _definition(new):
+        return [NativeAlteration(old.name, steps)]
+    in_place = [step for step in add_columns if _result_in_place(old, [step]) is not None]
+    on_the_way = [step for step in add_columns if step not in in_place]
+    copied = _without(new, {step.column.name for step in on_the_way})
+    copy = TableCopy(copied, [*on_the_way, *_indexes(new)])
+    return [NativeAlteration(old.name, in_place), copy] if in_place else [copy]
+
+
+def _without(table: Table, names: set[str]) -> Table:
+    """The same table without some of its columns, and without indexes."""
+    # SQLAlchemy has no public way to take a column or constraint over into another table.
+    return Table(
+        table.name,
+        MetaData(),
+        *(column._copy() for column in table.columns if column.name not in names),
+        *(
+            constraint._copy()
+            for constraint in table.constraints
+            if isinstance(constraint, ColumnCollectionConstraint)
+            and not {column.name for column in constraint.columns} & names
+        ),
+        **table.kwargs,
+    )
+
+
+def _ddl(index: Index) -> str:
+    return str(CreateIndex(index).compile(dialect=sqlite.dialect()))
+
+
+def _definition(table: Table) -> frozenset[str]:
+    """What a table promises once it is created."""
+    with scripts.empty_database() as connection:
+        table.metadata.create_all(connection)
+        return scripts.shape(connection).of(table.name)
+
+
+def _result_in_place(old: Table, steps: Sequence[ops.MigrateOperation]) -> frozenset[str] | None:
+    """What SQLite makes of a table that has a row; None where it refuses to alter it in place."""
+    with scripts.empty_database() as connection:
+        old.metadata.create_all(connection)
+        values = ", ".join("1" for _ in old.columns)
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        connection.exec_driver_sql(f"INSERT INTO {quoted(old.name)} VALUES ({values})")
+        operations = Operations(MigrationContext.configure(connection))
+        try:
+            for step in steps:
+                operations.invoke(step)
+        except (SQLAlchemyError, NotImplementedError):
+            return None
+        return scripts.shape(connection).of(old.name)

@@ -1,0 +1,69 @@
+"""The part of the DB-API (PEP 249) and of ``sqlite3`` that is relied on, whichever module it is."""
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Protocol
+
+
+class DBAPICursor(Protocol):
+    """What is used of a cursor of ``sqlite3`` or ``sqlcipher3``."""
+
+    row_factory: Any
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> "DBAPICursor": ...
+    def executemany(self, sql: str, parameters: Any, /) -> "DBAPICursor": ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class DBAPIConnection(Protocol):
+    """What is used of a connection of ``sqlite3`` or ``sqlcipher3``."""
+
+    isolation_level: Any
+    row_factory: Any
+    text_factory: Any
+
+    @property
+    def in_transaction(self) -> bool: ...
+    def cursor(self) -> DBAPICursor: ...
+    def execute(self, sql: str, parameters: Any = ..., /) -> DBAPICursor: ...
+    def executemany(self, sql: str, parameters: Any, /) -> DBAPICursor: ...
+    def commit(self) -> None: ...
+    def close(self) -> None: ...
+    def backup(self, target: Any, /) -> None: ...
+
+
+def is_dbapi_connection(target: object) -> bool:
+    """Whether this is an open connection of ``sqlite3`` or of a module made after it."""
+    return isinstance(target, sqlite3.Connection) or _driver(target) is not None
+
+
+def driver(connection: DBAPIConnection) -> ModuleType:
+    """The DB-API module that a connection comes from, which is where its errors come from too."""
+    found = _driver(connection)
+    assert found is not None, "asked only of what is_dbapi_connection() accepted"
+    return found
+
+
+def _driver(connection: object) -> ModuleType | None:
+    for base in type(connection).__mro__:
+        module = sys.modules.get(base.__module__.partition(".")[0] + ".dbapi2")
+        if module is not None and getattr(module, "Connection", None) is base:
+            return module
+    return None
+
+
+def quoted(name: str) -> str:
+    """A name of SQL, between double quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def main_file(connection: DBAPIConnection) -> str:
+    """The absolute path of the main database, empty for one in memory."""
+    for _, name, file in connection.execute("PRAGMA database_list").fetchall():
+        if name == "main":
+            return str(file or "")
+    return ""  # pragma: no cover - SQLite always lists main

@@ -1,0 +1,140 @@
+"""Turn what drivers and libraries raise into one clean error of ours.
+
+An exception of SQLAlchemy holds statement and parameters, a traceback holds the locals of every
+frame, and ``raise ... from None`` still leaves ``__context__`` behind. So an error is made anew
+here, to be raised outside of any ``except`` block.
+"""
+
+import sqlite3
+
+from credential_db.errors import (
+    CredentialDBError,
+    DatabaseBusy,
+    NotADatabase,
+    ReadOnlyDatabase,
+    UnrecognizedSchema,
+)
+
+# Their text names code, never data.
+_PROGRAMMING_ERRORS = (
+    AttributeError,
+    ImportError,
+    NameError,
+    NotImplementedError,
+    RecursionError,
+    SyntaxError,
+    Warning,
+)
+
+# What SQLite says (sqlite3ErrStr in its main.c) -> the error, and what to do about it.
+_MEANINGS: tuple[tuple[str, type[CredentialDBError], str], ...] = (
+    (
+        "is locked",
+        DatabaseBusy,
+        "{database} is locked{holders}: wait for that program or stop it, then run again",
+    ),
+    (
+        "file is not a database",
+        NotADatabase,
+        "{database} is not a SQLite database, or it is encrypted and the passphrase is missing or "
+        "wrong{extra}; the file was not touched",
+    ),
+    (
+        "malformed",
+        NotADatabase,
+        "{database} is damaged ({message}): restore it from a backup, or save what is left with "
+        "the sqlite3 shell's .recover command; the file was not touched",
+    ),
+    (
+        "readonly database",
+        ReadOnlyDatabase,
+        "{database} needs a change and cannot be written: run again as a user who may write to the "
+        "file and to its directory",
+    ),
+    (
+        "unable to open database file",
+        ReadOnlyDatabase,
+        "{database} cannot be opened for writing: run again as a user who may write to the file "
+        "and to its directory",
+    ),
+    (
+        "is full",
+        CredentialDBError,
+        "the disk is full while working on {database}: nothing was changed; make room and run "
+        "again",
+    ),
+    (
+        "disk I/O error",
+        CredentialDBError,
+        "the disk failed while working on {database}: nothing was changed; check the disk, then "
+        "run again",
+    ),
+    (
+        "error in ",  # "error in view v: no such table: main.gone", and the same for triggers
+        UnrecognizedSchema,
+        "SQLite refuses to alter a table of {database}: {message}; repair or drop that view or "
+        "trigger, then run again",
+    ),
+)
+
+
+def is_driver_error(error: BaseException) -> bool:
+    """Whether sqlite3, or a module made after it such as sqlcipher3, raised this."""
+    return isinstance(error, sqlite3.Error) or any(
+        base.__name__ == "Error" and hasattr(base, "__module__") and ".dbapi2" in base.__module__
+        for base in type(error).__mro__
+    )
+
+
+def clean(error: BaseException, database: str, holders: str = "", extra: str = "") -> Exception:
+    """The same failure as an error without cause, context, traceback or data.
+
+    Args:
+        error: What was caught.
+        database: What to call the database in the message.
+        holders: Who holds the lock, to stand behind "is locked".
+        extra: What else to say where the file may be encrypted.
+
+    Returns:
+        A ``CredentialDBError``; Alembic's own ``CommandError`` is let through as it is.
+    """
+    if isinstance(error, CredentialDBError) or _is_alembic_command_error(error):
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)  # type: ignore[return-value]  # an Exception, as tested
+    original = getattr(error, "orig", error)
+    if is_driver_error(original):
+        message = str(original)
+        for fragment, kind, text in _MEANINGS:
+            if fragment in message:
+                return kind(
+                    text.format(database=database, message=message, holders=holders, extra=extra)
+                )
+        return CredentialDBError(
+            f"SQLite refused a statement on {database}: {message}; nothing was changed"
+        )
+    if isinstance(error, OSError):
+        return CredentialDBError(f"{error.strerror}: {error.filename or database}")
+    detail = f": {error}" if isinstance(error, _PROGRAMMING_ERRORS) else ""
+    return CredentialDBError(
+        f"{type(error).__name__} at {_place(error)} while working on {database}{detail}; "
+        "nothing was changed"
+    )
+
+
+def _is_alembic_command_error(error: BaseException) -> bool:
+    """Recognised by name: naming the class would import Alembic."""
+    return any(
+        base.__module__ == "alembic.util.exc" and base.__name__ == "CommandError"
+        for base in type(error).__mro__
+    )
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return "an unknown place"
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    file = traceback.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{file}:{traceback.tb_lineno}"

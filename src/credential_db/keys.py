@@ -1,0 +1,231 @@
+"""Re-encoding of stored SSH private keys, each proven before it is written.
+
+OpenSSH's format: PROTOCOL.key of OpenSSH. PKCS#8: RFC 5958, and RFC 8410 for Ed25519. Public keys
+in SSH's wire format: RFC 4253, section 6.6, and RFC 8709. Fingerprints: as ``ssh-keygen -l``
+prints them.
+"""
+
+import base64
+import binascii
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_ssh_private_key,
+)
+
+from credential_db.dbapi import DBAPIConnection, driver
+from credential_db.errors import KeyConversionError, KeyProblem
+
+logger = logging.getLogger(__name__)
+
+Step = Literal["v0 -> v1", "v1 -> v0"]
+PrivateKey = Ed25519PrivateKey | RSAPrivateKey
+
+_KEY_TYPES = {"ed25519": Ed25519PrivateKey, "rsa": RSAPrivateKey}
+_ONE_PEM_BLOCK = re.compile(
+    rb"\s*-----BEGIN OPENSSH PRIVATE KEY-----\s([A-Za-z0-9+/=\s]*)"
+    rb"-----END OPENSSH PRIVATE KEY-----\s*"
+)
+_MAGIC = b"openssh-key-v1\0"
+_NO_CIPHER = b"\0\0\0\x04none"  # the cipher's name, as a string of SSH
+_SMALLEST_ID = -(2**63)
+_BATCH = 256  # rows held in memory at a time
+_PROGRESS_EVERY = 5.0  # seconds
+
+
+class BadKey(Exception):
+    """A stored key is not what its row says; the text holds no byte of it."""
+
+
+def to_pkcs8(pem: object, key_type: object, public_blob: object) -> bytes:
+    """Re-encode one private key from OpenSSH PEM to PKCS#8 DER.
+
+    Args:
+        pem: Exactly one unencrypted OpenSSH key, and nothing else but white space around it.
+        key_type: ``ed25519`` or ``rsa``.
+        public_blob: Its public half in SSH's wire format.
+
+    Raises:
+        BadKey: The three do not fit together, or are not what they should be.
+    """
+    key = _proven(_load_openssh(pem), key_type, public_blob)
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def to_openssh(der: object, key_type: object, public_blob: object) -> bytes:
+    """Re-encode one private key from PKCS#8 DER to OpenSSH PEM: ``to_pkcs8`` the other way round.
+
+    Raises:
+        BadKey: The three do not fit together, or are not what they should be.
+    """
+    key = _proven(_load_pkcs8(der), key_type, public_blob)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def sha256_fingerprint(public_blob: bytes) -> str:
+    """``SHA256:`` and the digest in base64 without padding, as ``ssh-keygen -l`` prints it."""
+    digest = hashlib.sha256(public_blob).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def hex_fingerprint(public_blob: bytes) -> str:
+    """The digest of version 0: SHA-256 in lower-case hex."""
+    return hashlib.sha256(public_blob).hexdigest()
+
+
+def _load_openssh(pem: object) -> object:
+    if not isinstance(pem, bytes):
+        raise BadKey("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
+    block = _ONE_PEM_BLOCK.fullmatch(pem)
+    if block is None:
+        if pem.count(b"-----BEGIN OPENSSH PRIVATE KEY-----") > 1:
+            raise BadKey("holds more than one private key")
+        if b"-----BEGIN OPENSSH PRIVATE KEY-----" not in pem:
+            raise BadKey("holds no private key in OpenSSH's PEM format")
+        raise BadKey("holds something other than one whole OpenSSH private key")
+    try:
+        content = binascii.a2b_base64(b"".join(block[1].split()), strict_mode=True)
+    except binascii.Error:
+        raise BadKey("holds a private key that is cut off or corrupt") from None
+    if not content.startswith(_MAGIC):
+        raise BadKey("holds a private key that is cut off or corrupt")
+    if not content.startswith(_MAGIC + _NO_CIPHER):
+        raise BadKey("holds a private key that is encrypted (ssh-keygen -p takes that off)")
+    try:
+        return load_ssh_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
+    except Exception:  # the loader raises as many kinds of error as there are kinds of damage
+        raise BadKey("holds a private key that is cut off or corrupt") from None
+
+
+def _load_pkcs8(der: object) -> object:
+    if not isinstance(der, bytes):
+        raise BadKey("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
+    try:
+        return load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+    except Exception:
+        raise BadKey("holds no unencrypted private key in PKCS#8 DER") from None
+
+
+def _proven(key: object, key_type: object, public_blob: object) -> PrivateKey:
+    if not isinstance(key_type, str) or key_type not in _KEY_TYPES:
+        raise BadKey("has a key_type that is neither ed25519 nor rsa")
+    if not isinstance(key, PrivateKey) or not isinstance(key, _KEY_TYPES[key_type]):
+        raise BadKey(f"holds a private key that is not of its key_type, {key_type}")
+    if not isinstance(public_blob, bytes):
+        raise BadKey("holds its public_blob as TEXT, not BLOB (CAST it AS BLOB)")
+    if isinstance(key, RSAPrivateKey) and not rsa_numbers_agree(key):
+        raise BadKey("holds an RSA private key whose numbers do not agree")
+    public_half = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    if binascii.a2b_base64(public_half.split(b" ")[1]) != public_blob:
+        raise BadKey("holds a private key that does not belong to its public_blob")
+    return key
+
+
+def rsa_numbers_agree(key: RSAPrivateKey) -> bool:
+    """Whether p, q, n, d, e, dP, dQ and qInv fit together (RFC 8017, section 3.2).
+
+    The primality tests that cryptography's loader would run, over 99 % of its time, add nothing
+    here: n is the modulus of the public key that the row already stands for, a product of two
+    primes since the key was made. With p * q = n and both above 1, p and q are those primes.
+    """
+    numbers = key.private_numbers()
+    p, q, d = numbers.p, numbers.q, numbers.d
+    n, e = numbers.public_numbers.n, numbers.public_numbers.e
+    return (
+        p > 1
+        and q > 1
+        and p * q == n
+        and e > 1
+        and 0 < d < n
+        and d * e % (p - 1) == 1
+        and d * e % (q - 1) == 1
+        and numbers.dmp1 == d % (p - 1)
+        and numbers.dmq1 == d % (q - 1)
+        and 0 < numbers.iqmp < p
+        and numbers.iqmp * q % p == 1
+    )
+
+
+_STEPS: dict[Step, tuple[str, Callable[..., bytes], Callable[[bytes], str]]] = {
+    "v0 -> v1": ("private_pem", to_pkcs8, sha256_fingerprint),
+    "v1 -> v0": ("private_der", to_openssh, hex_fingerprint),
+}
+
+
+def convert_keys(connection: DBAPIConnection, step: Step) -> None:
+    """Re-encode the private key and recompute the fingerprint of every row of ``ssh_keys``.
+
+    The rows go past the ORM-side logging of SQLAlchemy, which at DEBUG shows what it fetches.
+
+    Args:
+        connection: The driver's connection, inside the transaction of the upgrade.
+        step: Which way.
+
+    Raises:
+        KeyConversionError: At least one row is bad. It lists all of them; the caller rolls back.
+    """
+    problems = _convert_rows(connection, step)
+    if problems:
+        raise KeyConversionError(
+            tuple(KeyProblem(*problem) for problem in sorted(problems.items()))
+        )
+
+
+def _convert_rows(connection: DBAPIConnection, step: Step) -> dict[int, str]:
+    """A function of its own, so that no frame of the error's traceback holds a key."""
+    column, convert, fingerprint = _STEPS[step]
+    integrity_error = driver(connection).IntegrityError
+    update = f"UPDATE ssh_keys SET {column} = ?, fingerprint = ? WHERE id = ?"
+    problems: dict[int, str] = {}
+    total = connection.execute("SELECT count(*) FROM ssh_keys").fetchone()[0]
+    done, next_report = 0, time.monotonic() + _PROGRESS_EVERY
+    for batch in _batches(connection, column):
+        for row_id, key_type, private_key, public_blob in batch:
+            try:
+                converted = convert(private_key, key_type, public_blob)
+            except BadKey as error:
+                problems[row_id] = str(error)
+                continue
+            new_fingerprint = fingerprint(public_blob)
+            try:
+                connection.execute(update, (converted, new_fingerprint, row_id))
+            except integrity_error:
+                other = connection.execute(
+                    "SELECT id FROM ssh_keys WHERE fingerprint = ?", (new_fingerprint,)
+                ).fetchone()
+                if other is None:
+                    raise
+                problems.setdefault(other[0], f"is for the same public key as row {row_id}")
+                problems[row_id] = f"is for the same public key as row {other[0]}"
+        done += len(batch)
+        if time.monotonic() >= next_report:
+            next_report += _PROGRESS_EVERY
+            logger.info("%d of %d SSH keys converted", done, total)
+    if total and not problems:
+        logger.info("%d SSH keys converted, each proven against its public half", total)
+    return problems
+
+
+def _batches(connection: DBAPIConnection, column: str) -> Iterator[list[tuple[Any, ...]]]:
+    select = (
+        f"SELECT id, key_type, {column}, public_blob FROM ssh_keys"
+        " WHERE id >= ? ORDER BY id LIMIT ?"
+    )
+    start = _SMALLEST_ID
+    while batch := connection.execute(select, (start, _BATCH)).fetchall():
+        yield batch
+        if batch[-1][0] == -_SMALLEST_ID - 1:
+            return
+        start = batch[-1][0] + 1
