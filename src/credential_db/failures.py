@@ -86,7 +86,7 @@ def is_driver_error(error: BaseException) -> bool:
     )
 
 
-def clean(error: BaseException, database: str, holders: str = "", extra: str = "") -> Exception:
+def clean(error: Exception, database: str, holders: str = "", extra: str = "") -> Exception:
     """The same failure as an error without cause, context, traceback or data.
 
     Args:
@@ -96,11 +96,12 @@ def clean(error: BaseException, database: str, holders: str = "", extra: str = "
         extra: What else to say where the file may be encrypted.
 
     Returns:
-        A ``CredentialDBError``; Alembic's own ``CommandError`` is let through as it is.
+        A ``CredentialDBError``; or the error itself, bare, where it is one of ours, of Alembic's
+        (whose text names revisions) or of a tool that ends a command by an exception of its own.
     """
-    if isinstance(error, CredentialDBError) or _is_alembic_command_error(error):
+    if not _may_hold_data(error):
         error.__cause__ = error.__context__ = None
-        return error.with_traceback(None)  # type: ignore[return-value]  # an Exception, as tested
+        return error.with_traceback(None)
     original = getattr(error, "orig", error)
     if is_driver_error(original):
         message = str(original)
@@ -121,12 +122,10 @@ def clean(error: BaseException, database: str, holders: str = "", extra: str = "
     )
 
 
-def _is_alembic_command_error(error: BaseException) -> bool:
-    """Recognised by name: naming the class would import Alembic."""
-    return any(
-        base.__module__ == "alembic.util.exc" and base.__name__ == "CommandError"
-        for base in type(error).__mro__
-    )
+def _may_hold_data(error: Exception) -> bool:
+    """Recognised by name: naming the classes would import the libraries."""
+    home = type(error).__module__.partition(".")[0]
+    return is_driver_error(error) or home in ("builtins", "sqlalchemy", "cryptography")
 
 
 def _place(error: BaseException) -> str:

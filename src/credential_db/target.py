@@ -91,7 +91,7 @@ class Target:
                 return main_file(self.connection)
         return ""
 
-    def clean(self, error: BaseException) -> Exception:
+    def clean(self, error: Exception) -> Exception:
         """An error about this database, without anything that was in it."""
         file = self._file()
         return clean(
