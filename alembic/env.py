@@ -18,7 +18,7 @@ from sqlalchemy import text
 from credential_db import autogenerate, legacy, scripts
 from credential_db.backup import back_up, refuse_existing
 from credential_db.connection import borrowed, plain_rows
-from credential_db.current import is_current
+from credential_db.current import SCHEMA_VERSION, is_current
 from credential_db.dbapi import DBAPIConnection
 from credential_db.engine import sqlalchemy_connection
 from credential_db.failures import clean
@@ -33,6 +33,7 @@ config = context.config
 script = ScriptDirectory.from_config(config)
 
 at_command_line = config.cmd_opts is not None
+CURRENT = legacy.revision_of(SCHEMA_VERSION)
 
 
 @write_hooks.register("ruff_where_installed")
@@ -103,7 +104,8 @@ def run_online(options: Options) -> None:
         else target.opened_to_write(create=not options.dry_run)
     )
     with opened as connection:
-        if goal is None or (goal == script.get_current_head() and is_current(connection)):
+        at_head = goal == CURRENT == script.get_current_head() and is_current(connection)
+        if goal is None or at_head:
             config.attributes.update(before=None, after=None)
             look(connection)
         else:
@@ -144,14 +146,18 @@ def stamped_for_now(connection: DBAPIConnection, found: legacy.Found) -> Iterato
         yield
         return
     revision = legacy.revision_of(found.version)
+    (query_only,) = connection.execute("PRAGMA query_only").fetchone()
     connection.execute("PRAGMA query_only = OFF")
     connection.execute(
         f"CREATE TEMP TABLE {legacy.VERSION_TABLE} AS SELECT '{revision}' version_num"
     )
+    connection.execute(f"PRAGMA query_only = {query_only}")
     try:
         yield
     finally:
+        connection.execute("PRAGMA query_only = OFF")
         connection.execute(f"DROP TABLE temp.{legacy.VERSION_TABLE}")
+        connection.execute(f"PRAGMA query_only = {query_only}")
 
 
 def change(connection: DBAPIConnection, options: Options) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
 from vaults import Vault
 
 PASSPHRASE = "correct horse 'battery' st\u00e4ple"

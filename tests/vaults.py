@@ -13,13 +13,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_der_private_key,
+    load_ssh_private_key,
 )
 from sqlcipher3 import dbapi2 as sqlcipher
 
@@ -245,7 +247,7 @@ class Vault:
         connection.execute("DELETE FROM sqlite_sequence WHERE name = 'ssh_keys'")
         connection.execute("INSERT INTO sqlite_sequence VALUES ('ssh_keys', 1000)")
 
-    def content(self) -> dict[str, list[tuple[Any, ...]]]:
+    def content(self) -> "Content":
         """Every cell of every table with its storage class, but for Alembic's own table."""
         with closing(self.connect()) as connection:
             tables = [
@@ -278,7 +280,8 @@ class Vault:
     def files(self) -> dict[str, bytes]:
         """The bytes of the file and of whatever stands beside it."""
         return {
-            file.name: file.read_bytes() for file in sorted(self.path.parent.glob(self.path.name + "*"))
+            file.name: file.read_bytes()
+            for file in sorted(self.path.parent.glob(self.path.name + "*"))
         }
 
     def check_integrity(self) -> None:
@@ -286,7 +289,10 @@ class Vault:
         assert self.query("PRAGMA foreign_key_check") == []
 
 
-def upgraded(content: dict[str, list[tuple[Any, ...]]], shape: int) -> dict[str, list[tuple[Any, ...]]]:
+Content = dict[str, list[tuple[Any, ...]]]
+
+
+def upgraded(content: Content, shape: int) -> Content:
     """What ``content()`` must be after an upgrade, stated without the code under test.
 
     Args:
@@ -303,8 +309,6 @@ def upgraded(content: dict[str, list[tuple[Any, ...]]], shape: int) -> dict[str,
 
 def _converted(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """One row as ``content()`` gives it: the type and the bytes of each of seven columns."""
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
     cells = list(row)
     private = load_ssh_private_key(cells[5], password=None)
     cells[5] = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -320,9 +324,6 @@ def loads(der: bytes, key: Key) -> bool:
         assert isinstance(public, ed25519.Ed25519PublicKey)
         public.verify(private.sign(b"message"), b"message")
         return True
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import padding
-
     assert isinstance(private, rsa.RSAPrivateKey)
     assert isinstance(public, rsa.RSAPublicKey)
     signature = private.sign(b"message", padding.PKCS1v15(), hashes.SHA256())

@@ -5,17 +5,18 @@ SQLite (an inline REFERENCES ... ON DELETE CASCADE) and misses real ones (CHECK,
 primary keys), so what a table is to be altered to is found by comparing definitions here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from alembic.autogenerate import render_op_text, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
+from alembic.util import CommandError
 from sqlalchemy import Connection, Index, MetaData, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import ColumnCollectionConstraint, CreateIndex
+from sqlalchemy.schema import CreateIndex
 
 from credential_db import scripts
 from credential_db.dbapi import DBAPIConnection, quoted
@@ -34,6 +35,25 @@ class Difference(ops.MigrateOperation):
     def to_diff_tuple(self) -> tuple[str, str]:
         """What ``alembic check`` prints."""
         return ("add" if self.sign == "+" else "remove", self.line)
+
+
+class RenameColumn(ops.MigrateOperation):
+    """A column gets another name and keeps its rows' data; Alembic's own op cannot be rendered."""
+
+    def __init__(self, table: str, old: str, new: str) -> None:
+        """Take the names."""
+        self.table = table
+        self.old = old
+        self.new = new
+
+    def to_diff_tuple(self) -> tuple[str, str, str, str]:
+        """What ``alembic check`` prints."""
+        return ("rename_column", self.table, self.old, self.new)
+
+
+@Operations.implementation_for(RenameColumn)
+def _rename_column(operations: Operations, step: RenameColumn) -> None:
+    operations.alter_column(step.table, step.old, new_column_name=step.new)
 
 
 class NativeAlteration(ops.ModifyTableOps):
@@ -59,17 +79,19 @@ def _render_difference(_: AutogenContext, difference: Difference) -> str:
     return f"# {difference.sign} {difference.line}"
 
 
+@renderers.dispatch_for(RenameColumn)
+def _render_rename(_: AutogenContext, step: RenameColumn) -> list[str]:
+    return [
+        "# One column for another of the same definition: taken as a rename, which keeps the data.",
+        "# If it is none, write drop_column and add_column instead.",
+        f"batch_op.alter_column({step.old!r}, new_column_name={step.new!r})",
+    ]
+
+
 @renderers.dispatch_for(NativeAlteration)
 def _render_native(context: AutogenContext, alteration: NativeAlteration) -> list[str]:
-    kinds = {type(step) for step in alteration.ops}
-    hint = []
-    if {ops.AddColumnOp, ops.DropColumnOp} <= kinds:
-        hint = [
-            "# A renamed column? Then its data is to stay. Instead of both lines, write",
-            "# batch_op.alter_column('old', new_column_name='new')",
-        ]
     opening = f"with op.batch_alter_table({alteration.table_name!r}, recreate='never') as batch_op:"
-    return [*hint, opening, *_render_steps(context, alteration.ops, alteration.table_name)]
+    return [opening, *_render_steps(context, alteration.ops, alteration.table_name)]
 
 
 @renderers.dispatch_for(TableCopy)
@@ -111,17 +133,14 @@ def options(
     def include_name(name: str | None, kind: str, _: object) -> bool:
         return kind != "table" or name in ours
 
-    def process(
-        migration: MigrationContext, _: object, directives: list[ops.MigrationScript]
-    ) -> None:
+    def process(_: object, __: object, directives: list[ops.MigrationScript]) -> None:
         (directive,) = directives
         directive.rev_id = revision_of(len(history))
         if directive.upgrade_ops is None or directive.downgrade_ops is None:
             return
-        reflect = _reflector(migration, head)
         created, dropped = _whole_tables(directive.upgrade_ops)
         altered = [
-            (reflect(name), metadata.tables[name], differences)
+            (_reflect(head, name), metadata.tables[name], differences)
             for name in sorted(model.columns)
             if name in history[-1].columns
             and (differences := _differences(connection, name, model, history[-1]))
@@ -130,33 +149,37 @@ def options(
             *(ops.CreateTableOp.from_table(metadata.tables[name]) for name in created),
             *(index for name in created for index in _indexes(metadata.tables[name])),
             *(step for old, new, found in altered for step in (*found, *_transition(old, new))),
-            *(ops.DropTableOp.from_table(reflect(name)) for name in dropped),
+            *(ops.DropTableOp.from_table(_reflect(head, name)) for name in dropped),
         ]
         directive.downgrade_ops.ops = [
-            *(ops.CreateTableOp.from_table(reflect(name)) for name in dropped),
-            *(index for name in dropped for index in _indexes(reflect(name))),
+            *(ops.CreateTableOp.from_table(_reflect(head, name)) for name in dropped),
+            *(index for name in dropped for index in _indexes(_reflect(head, name))),
             *(step for old, new, _ in altered for step in _transition(new, old)),
             *(ops.DropTableOp.from_table(metadata.tables[name]) for name in reversed(created)),
         ]
 
-    return {"include_name": include_name, "process_revision_directives": process}
+    return {
+        "include_name": include_name,
+        "process_revision_directives": process,
+        "render_as_batch": True,
+    }
 
 
-def _reflector(migration: MigrationContext, head: Connection) -> Callable[[str], Table]:
-    def reflect(name: str) -> Table:
-        table = Table(
-            name,
-            MetaData(),
-            autoload_with=head,
-            listeners=[("column_reflect", migration.impl.autogen_column_reflect)],
-        )
-        sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
-        (statement,) = head.exec_driver_sql(sql, (name,)).one()
-        if is_autoincrement(statement):
-            table.dialect_kwargs["sqlite_autoincrement"] = True
-        return table
-
-    return reflect
+def _reflect(connection: Connection, name: str) -> Table:
+    """A table as SQLAlchemy sees it, with the AUTOINCREMENT that it overlooks."""
+    table = Table(
+        name,
+        MetaData(),
+        autoload_with=connection,
+        listeners=[
+            ("column_reflect", MigrationContext.configure(connection).impl.autogen_column_reflect)
+        ],
+    )
+    sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
+    (statement,) = connection.exec_driver_sql(sql, (name,)).one()
+    if is_autoincrement(statement):
+        table.dialect_kwargs["sqlite_autoincrement"] = True
+    return table
 
 
 def _whole_tables(container: ops.OpContainer) -> tuple[list[str], list[str]]:
@@ -212,6 +235,12 @@ def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
         for column in new.columns
         if column.name not in old.columns
     ]
+    if len(drop_columns) == len(add_columns) == 1:
+        (gone,), (added,) = drop_columns, add_columns
+        rename = RenameColumn(old.name, gone.column_name, added.column.name)
+        renamed = [*drop_indexes, rename, *create_indexes]
+        if _result_in_place(old, renamed) == _definition(new):
+            return [NativeAlteration(old.name, renamed)]
     steps = [*drop_indexes, *drop_columns, *add_columns, *create_indexes]
     if _result_in_place(old, steps) == _definition(new):
         return [NativeAlteration(old.name, steps)]
@@ -222,21 +251,27 @@ def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
     return [NativeAlteration(old.name, in_place), copy] if in_place else [copy]
 
 
-def _without(table: Table, names: set[str]) -> Table:
-    """The same table without some of its columns, and without indexes."""
-    # SQLAlchemy has no public way to take a column or constraint over into another table.
-    return Table(
-        table.name,
-        MetaData(),
-        *(column._copy() for column in table.columns if column.name not in names),
-        *(
-            constraint._copy()
-            for constraint in table.constraints
-            if isinstance(constraint, ColumnCollectionConstraint)
-            and not {column.name for column in constraint.columns} & names
-        ),
-        **table.kwargs,
-    )
+def _without(table: Table, columns: set[str]) -> Table:
+    """The same table without some of its columns.
+
+    Raises:
+        CommandError: One of them is part of a constraint.
+    """
+    if not columns:
+        return table
+    with scripts.empty_database() as connection:
+        table.metadata.create_all(connection)
+        operations = Operations(MigrationContext.configure(connection))
+        try:
+            for column in columns:
+                operations.drop_column(table.name, column)
+        except SQLAlchemyError:
+            raise CommandError(
+                f"table {table.name} gets {', '.join(sorted(columns))} and a constraint on it at "
+                "once, and its rows have no value to put there: make two revisions of it, the "
+                "first with a column that may be NULL"
+            ) from None
+        return _reflect(connection, table.name)
 
 
 def _ddl(index: Index) -> str:

@@ -80,7 +80,7 @@ def recognize(
         )
     found = {
         table: columns
-        for table in history[head].columns
+        for table in {table for shape in history for table in shape.columns}
         if (columns := _columns(connection, table))
     }
     if ignore_stamp:
