@@ -5,11 +5,11 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from vaults import TABLES, Vault, ed25519_key, keys, loads, rsa_key, upgraded
 
 import credential_db
+from vaults import TABLES, Vault, ed25519_key, keys, loads, rsa_key, upgraded
 
-V0, V1, V2 = ({table: version for table in TABLES} for version in range(3))
+V0, V1, V2 = (dict.fromkeys(TABLES, version) for version in range(3))
 OLDEST = {"credentials": 0, "proxy_tokens": 0}
 
 # The shape of each table, and what PRAGMA user_version may say beside it.

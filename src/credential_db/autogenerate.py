@@ -13,7 +13,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 from alembic.util import CommandError
-from sqlalchemy import Connection, Index, MetaData, Table
+from sqlalchemy import Column, Connection, Index, MetaData, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
@@ -231,7 +231,7 @@ def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
         if column.name not in new.columns
     ]
     add_columns = [
-        ops.AddColumnOp.from_column_and_tablename(None, old.name, column)
+        ops.AddColumnOp.from_column_and_tablename(None, old.name, _bare(column))
         for column in new.columns
         if column.name not in old.columns
     ]
@@ -249,6 +249,13 @@ def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
     copied = _without(new, {step.column.name for step in on_the_way})
     copy = TableCopy(copied, [*on_the_way, *_indexes(new)])
     return [NativeAlteration(old.name, in_place), copy] if in_place else [copy]
+
+
+def _bare(column: Column[Any]) -> Column[Any]:
+    """The column without any constraint on it: where it has one, a copy of the table adds that."""
+    return Column(
+        column.name, column.type, server_default=column.server_default, nullable=column.nullable
+    )
 
 
 def _without(table: Table, columns: set[str]) -> Table:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from credential_db.connection import connect
 from credential_db.dbapi import DBAPIConnection, driver, main_file
@@ -72,10 +73,17 @@ def _copy(
 
     https://www.sqlite.org/howtocorrupt.html#multiple_copies_of_sqlite_linked_into_the_same_application
     """
-    source, target = (
-        connect(path, module=module, passphrase=passphrase, cipher_settings=cipher_settings)
-        for path in (source_path, target_path)
-    )
+    options: dict[str, Any] = {"passphrase": passphrase, "cipher_settings": cipher_settings}
+    try:
+        source = connect(source_path, module=module, **options)
+    except Exception:
+        if passphrase is not None:
+            raise
+        raise CredentialDBError(
+            "an open connection does not tell its passphrase, and the backup of an encrypted "
+            "database needs it: hand it in as passphrase= as well"
+        ) from None
+    target = connect(target_path, module=module, **options)
     try:
         source.backup(target)
     finally:

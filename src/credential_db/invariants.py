@@ -108,13 +108,16 @@ def _compile_triggers(connection: DBAPIConnection, table: str) -> None:
     columns = [
         row[1] for row in connection.execute(f"PRAGMA main.table_info({quoted(table)})").fetchall()
     ]
+    (schema_version,) = connection.execute("PRAGMA main.schema_version").fetchone()
     assignments = ", ".join(f"{quoted(column)} = {quoted(column)}" for column in columns)
     for statement in (
         f"INSERT INTO main.{quoted(table)} DEFAULT VALUES",
         f"UPDATE main.{quoted(table)} SET {assignments}",
         f"DELETE FROM main.{quoted(table)}",
     ):
-        connection.execute(f"EXPLAIN {statement}").fetchall()
+        # The driver keeps prepared statements by their text, and an EXPLAIN does not notice that
+        # the schema has changed since.
+        connection.execute(f"EXPLAIN {statement} -- schema {schema_version}").fetchall()
 
 
 @contextmanager
