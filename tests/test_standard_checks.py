@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -12,6 +13,7 @@ from pytest_alembic.tests import (
     test_up_down_consistency,
     test_upgrade,
 )
+from vaults import ed25519_key
 
 from credential_db import scripts
 
@@ -22,10 +24,25 @@ __all__ = [
     "test_upgrade",
 ]
 
+KEY = ed25519_key(0)
+# Inserted before the revision that converts them; the way to base refuses to drop rows.
+ROWS: dict[str, Any] = {
+    "before_revision_data": {
+        "v1": {
+            "__tablename__": "ssh_keys",
+            "key_type": KEY.key_type,
+            "private_pem": KEY.pem,
+            "public_blob": KEY.public_blob,
+            "fingerprint": KEY.fingerprint(0),
+        }
+    },
+    "minimum_downgrade_revision": "v0",
+}
 
-@pytest.fixture
-def alembic_config() -> Config:
-    return Config(alembic_config=scripts.config())
+
+@pytest.fixture(params=[{}, ROWS], ids=["empty", "with rows"])
+def alembic_config(request: pytest.FixtureRequest) -> Config:
+    return Config(alembic_config=scripts.config(), **request.param)
 
 
 @pytest.fixture

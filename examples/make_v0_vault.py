@@ -1,0 +1,76 @@
+"""Write a vault as the first releases did, with throw-away keys: make_v0_vault.py PATH."""
+
+import base64
+import hashlib
+import sqlite3
+import sys
+from contextlib import closing
+
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+SCHEMA = """
+CREATE TABLE credentials (
+    credential_set TEXT NOT NULL,
+    provider       TEXT NOT NULL,
+    data           TEXT NOT NULL,
+    PRIMARY KEY (credential_set, provider)
+);
+CREATE TABLE ssh_keys (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    key_type     TEXT    NOT NULL CHECK (key_type IN ('ed25519','rsa')),
+    private_pem  BLOB    NOT NULL,
+    public_blob  BLOB    NOT NULL,
+    comment      TEXT    NOT NULL DEFAULT '',
+    fingerprint  TEXT    NOT NULL UNIQUE,
+    created_at   TEXT    NOT NULL DEFAULT (datetime('now'))
+);
+CREATE TABLE ssh_key_assignments (
+    scope        TEXT    NOT NULL,
+    key_id       INTEGER NOT NULL REFERENCES ssh_keys(id) ON DELETE CASCADE,
+    assigned_at  TEXT    NOT NULL DEFAULT (datetime('now')),
+    PRIMARY KEY (scope, key_id)
+);
+CREATE TABLE proxy_tokens (
+    token          TEXT PRIMARY KEY,
+    scope          TEXT NOT NULL,
+    task           TEXT NOT NULL,
+    credential_set TEXT NOT NULL,
+    provider       TEXT NOT NULL
+);
+INSERT INTO credentials VALUES ('default', 'github', '{"token": "not a real one"}');
+INSERT INTO proxy_tokens VALUES ('phantom-1', 'demo', 'build', 'default', 'github');
+"""
+
+
+def main(path: str) -> None:
+    keys: dict[str, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey] = {
+        "ed25519": ed25519.Ed25519PrivateKey.generate(),
+        "rsa": rsa.generate_private_key(public_exponent=65537, key_size=3072),
+    }
+    with closing(sqlite3.connect(path)) as vault:
+        vault.executescript(SCHEMA)
+        for key_type, key in keys.items():
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+            line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+            blob = base64.b64decode(line.split()[1])
+            vault.execute(
+                "INSERT INTO ssh_keys (key_type, private_pem, public_blob, comment, fingerprint)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (key_type, pem, blob, f"demo {key_type}", hashlib.sha256(blob).hexdigest()),
+            )
+            vault.execute(
+                "INSERT INTO ssh_key_assignments (scope, key_id)"
+                " SELECT 'demo', id FROM ssh_keys WHERE public_blob = ?",
+                (blob,),
+            )
+        vault.commit()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,96 @@
+"""Every command of the README and of the chapter runs as printed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+README = (CHECKOUT / "README.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(README) if found == language]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """As after the README's two commands, which .ci/run itself runs as printed."""
+    copy = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*", ".*")
+    shutil.copytree(CHECKOUT, copy, ignore=ignore)
+    (copy / ".venv" / "bin").mkdir(parents=True)
+    for program in ("python", "alembic", "pytest"):
+        module = "" if program == "python" else f"-m {program} "
+        script = copy / ".venv" / "bin" / program
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
+        script.chmod(0o755)
+    script = copy / ".venv" / "bin" / "credential-db"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m credential_db "$@"\n')
+    script.chmod(0o755)
+    return copy
+
+
+def run(command: list[str], checkout: Path, text: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
+    return subprocess.run(
+        command,
+        input=text,
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_commands_run_as_printed(checkout: Path) -> None:
+    commands = [text for text in blocks("sh") if "pip install" not in text]
+    assert len(commands) >= 4
+    output = ""
+    for text in commands:
+        result = run(["sh", "-eu"], checkout, text)
+        assert result.returncode == 0, f"{text}\n{result.stdout}{result.stderr}"
+        output += result.stdout
+
+    def alike(text: str) -> str:
+        return re.sub(r"[0-9a-f]{64}|SHA256:\S+|\b\d+ bytes", "...", text)
+
+    for expected in blocks("text"):
+        assert alike(expected) in alike(output), "the README shows what is printed no longer"
+    for program in blocks("python"):
+        result = run([sys.executable, "-"], checkout, program)
+        assert result.returncode == 0, result.stderr
+
+
+def test_the_set_up_commands_are_two() -> None:
+    commands = [text for text in blocks("sh") if "pip install" in text]
+    assert len(commands) == 2
+    assert all(text.count("\n") == 1 for text in commands)
+    ci = (CHECKOUT / ".ci" / "run").read_text()
+    assert "<!-- set up -->" in README
+    assert "<!-- test -->" in README
+    assert "set up" in ci
+    assert "README.md" in ci, ".ci/run calls them as the README prints them"
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/changing-the-schema.md"])
+def test_links_lead_somewhere(file: str) -> None:
+    text = (CHECKOUT / file).read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (CHECKOUT / file).parent.joinpath(link).exists(), f"{file} links to {link}"
+
+
+def test_the_chapter_names_what_is_there() -> None:
+    text = (CHECKOUT / "docs" / "changing-the-schema.md").read_text()
+    for name in re.findall(r"`((?:src|tests|alembic)/[\w./-]+)`", text):
+        assert (CHECKOUT / name).exists() or "/v3_" in name, f"the chapter names {name}"
+    code = (CHECKOUT / "alembic" / "versions" / "v1_keys_in_pkcs8.py").read_text()
+    example = next(text for language, text in BLOCK.findall(text) if language == "python")
+    for line in example.splitlines():
+        assert line in code, f"v1 does not say: {line}"
