@@ -11,7 +11,7 @@ from typing import Any
 
 from alembic import context
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory, write_hooks
+from alembic.script import write_hooks
 from alembic.util import CommandError
 from sqlalchemy import text
 
@@ -30,7 +30,7 @@ from credential_db.shape import Shape, column_names
 
 logger = logging.getLogger("credential_db")
 config = context.config
-script = ScriptDirectory.from_config(config)
+script = context.script
 
 at_command_line = config.cmd_opts is not None
 CURRENT = legacy.revision_of(SCHEMA_VERSION)
@@ -106,7 +106,7 @@ def run_online(options: Options) -> None:
     with opened as connection:
         at_head = goal == CURRENT == script.get_current_head() and is_current(connection)
         if goal is None or at_head:
-            config.attributes.update(before=None, after=None)
+            config.attributes.update(before=SCHEMA_VERSION, after=SCHEMA_VERSION)
             look(connection)
         else:
             change(connection, options)

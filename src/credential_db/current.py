@@ -28,24 +28,25 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 
 def _shape_check() -> str:
-    """One statement that SQLite refuses to prepare unless the tables have exactly these columns.
+    """The stamps, in a statement that SQLite prepares only if the tables have just these columns.
 
-    Naming each column asks for its presence; ``*`` in a UNION of a fixed width asks that there is
-    no other.
+    Naming the columns asks for the presence of each. Comparing them, as a row, with ``*`` asks
+    that there is no other: https://www.sqlite.org/rowvalue.html. It is never executed, since the
+    condition is true without it.
     """
-    width = max(len(columns) for columns in COLUMNS.values())
-    stamp = (
-        f"SELECT version_num = 'v{SCHEMA_VERSION}'{', 0' * (width - 1)} FROM main.alembic_version"
-    )
-    shapes = (
-        f"SELECT *{', 0' * (width - len(columns))} FROM main.{table}"
-        f" WHERE 0 AND {' AND '.join(columns)}"
+    comparisons = (
+        f"(SELECT {', '.join(columns)} FROM main.{table}) = (SELECT * FROM main.{table})"
         for table, columns in COLUMNS.items()
     )
-    return " UNION ALL ".join((stamp, *shapes))
+    return (
+        f"SELECT version_num = 'v{SCHEMA_VERSION}' FROM main.alembic_version"
+        f" WHERE 1 OR {' OR '.join(comparisons)}"
+    )
 
 
 _SHAPE_CHECK = _shape_check()
+# What SQLite says of a missing table or column, and of one too many.
+_OTHER_SHAPE = ("no such ", "row value misused", "sub-select returns")
 
 
 def is_current(connection: "DBAPIConnection") -> bool:
@@ -56,14 +57,15 @@ def is_current(connection: "DBAPIConnection") -> bool:
     Raises:
         Exception: The driver's own error, where the file cannot be read at all.
     """
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    if cursor.execute("PRAGMA main.user_version").fetchone()[0] != SCHEMA_VERSION:
-        return False
+    stamps, number = connection.cursor(), connection.cursor()
+    stamps.row_factory = number.row_factory = None
     try:
-        stamps = cursor.execute(_SHAPE_CHECK).fetchall()
+        stamps.execute(_SHAPE_CHECK)
     except Exception as error:
-        if "no such " in str(error) or "do not have the same number" in str(error):
+        if any(text in str(error) for text in _OTHER_SHAPE):
             return False
         raise
-    return len(stamps) == 1 and stamps[0][0] == 1
+    # The first statement is not finished, so both read one state of the file, under one lock.
+    version = number.execute("PRAGMA main.user_version").fetchone()[0]
+    found = stamps.fetchall()
+    return bool(version == SCHEMA_VERSION and found == [(1,)])

@@ -5,6 +5,7 @@ frame, and ``raise ... from None`` still leaves ``__context__`` behind. So an er
 here, to be raised outside of any ``except`` block.
 """
 
+import errno
 import sqlite3
 
 from credential_db.errors import (
@@ -112,6 +113,11 @@ def clean(error: Exception, database: str, holders: str = "", extra: str = "") -
                 )
         return CredentialDBError(
             f"SQLite refused a statement on {database}: {message}; nothing was changed"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ReadOnlyDatabase(
+            f"{error.strerror}: {error.filename or database}; run again as a user who may write "
+            "to the file and to its directory"
         )
     if isinstance(error, OSError):
         return CredentialDBError(f"{error.strerror}: {error.filename or database}")

@@ -40,6 +40,8 @@ _ONE_PEM_BLOCK = re.compile(
 )
 _MAGIC = b"openssh-key-v1\0"
 _NO_CIPHER = b"\0\0\0\x04none"  # the cipher's name, as a string of SSH
+# What stands before the 32 bytes of the key itself: RFC 8709, section 4
+_ED25519_BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 _SMALLEST_ID = -(2**63)
 _BATCH = 256  # rows held in memory at a time
 _PROGRESS_EVERY = 5.0  # seconds
@@ -127,10 +129,16 @@ def _proven(key: object, key_type: object, public_blob: object) -> PrivateKey:
         raise BadKey("holds its public_blob as TEXT, not BLOB (CAST it AS BLOB)")
     if isinstance(key, RSAPrivateKey) and not rsa_numbers_agree(key):
         raise BadKey("holds an RSA private key whose numbers do not agree")
-    public_half = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    if binascii.a2b_base64(public_half.split(b" ")[1]) != public_blob:
+    if _public_blob(key) != public_blob:
         raise BadKey("holds a private key that does not belong to its public_blob")
     return key
+
+
+def _public_blob(key: PrivateKey) -> bytes:
+    if isinstance(key, Ed25519PrivateKey):  # five times faster than by way of a line of text
+        return _ED25519_BLOB + key.public_key().public_bytes_raw()
+    line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return binascii.a2b_base64(line.split(b" ")[1])
 
 
 def rsa_numbers_agree(key: RSAPrivateKey) -> bool:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from credential_db.connection import (
@@ -101,34 +102,34 @@ class Target:
             extra="" if self.passphrase else sqlcipher_hint(),
         )
 
-    @contextlib.contextmanager
-    def opened_to_read(self) -> Iterator[DBAPIConnection]:
+    def opened_to_read(self) -> AbstractContextManager[DBAPIConnection]:
         """The open database; an empty one in memory where the file does not exist."""
-        with self._opened(writing=False, create=False) as connection:
-            yield connection
+        return self._opened(writing=False, create=False)
 
-    @contextlib.contextmanager
-    def opened_to_write(self, *, create: bool) -> Iterator[DBAPIConnection]:
+    def opened_to_write(self, *, create: bool) -> AbstractContextManager[DBAPIConnection]:
         """The open database.
 
         Args:
             create: Make the file where it does not exist; else work on one in memory instead.
+
+        Raises:
+            CredentialDBError: It was handed in with a transaction in progress.
         """
-        with self._opened(writing=True, create=create) as connection:
-            yield connection
+        return self._opened(writing=True, create=create)
+
+    def _opened(self, *, writing: bool, create: bool) -> AbstractContextManager[DBAPIConnection]:
+        if self._engine is not None:
+            return self._checked_out()
+        if self.connection is None:
+            return contextlib.closing(self._open(writing=writing, create=create))
+        if writing:
+            refuse_transaction(self.connection)
+        return contextlib.nullcontext(self.connection)
 
     @contextlib.contextmanager
-    def _opened(self, *, writing: bool, create: bool) -> Iterator[DBAPIConnection]:
-        if self.connection is not None:
-            if writing:
-                refuse_transaction(self.connection)
-            yield self.connection
-        elif self._engine is not None:
-            with self._engine.connect() as wrapper:
-                yield _driver_connection(wrapper.connection)
-        else:
-            with contextlib.closing(self._open(writing=writing, create=create)) as connection:
-                yield connection
+    def _checked_out(self) -> Iterator[DBAPIConnection]:
+        with self._engine.connect() as wrapper:
+            yield _driver_connection(wrapper.connection)
 
     def _open(self, *, writing: bool, create: bool) -> DBAPIConnection:
         options: dict[str, Any] = {
