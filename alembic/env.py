@@ -193,12 +193,13 @@ def change(connection: DBAPIConnection, options: Options) -> None:
             after = legacy.recognize(connection, history)
             expected = [] if after.version is None else [history[after.version]]
             invariants.check([*expected, model] if after.version == len(history) - 1 else expected)
+            replaced_pem = held_pem and not holds_pem(connection)
             if options.dry_run:
                 assert transaction is not None, "transactional_ddl makes it one"
                 transaction.rollback()
         if options.dry_run:
             logger.info("Dry run: all of this works. It was rolled back, nothing was changed")
-        elif held_pem and not holds_pem(connection):
+        elif replaced_pem:
             scrub(connection)
     config.attributes.update(before=before.version, after=after.version)
 

@@ -286,10 +286,22 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
                 for name, value in before.items():
                     # secure_delete reads 2 for FAST and takes 2 for ON
                     written = "FAST" if (name, value) == ("secure_delete", 2) else value
-                    connection.execute(f"PRAGMA {name} = {written}")
+                    _give_back(connection, f"PRAGMA {name} = {written}")
                 if autocommit is not None:
                     connection.autocommit = autocommit  # type: ignore[attr-defined]
                 connection.isolation_level = isolation_level
+
+
+def _give_back(connection: DBAPIConnection, pragma: str) -> None:
+    """Set a pragma as it was; by now the upgrade is done or undone, so no error may say more."""
+    try:
+        connection.execute(pragma)
+    except driver(connection).OperationalError as error:
+        import logging  # noqa: PLC0415 - costs a process that only looks
+
+        logging.getLogger(__name__).warning(
+            "%s failed (%s): close this connection, it is not as it was", pragma, error
+        )
 
 
 def lock_holders(path: str) -> str:

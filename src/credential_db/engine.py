@@ -22,6 +22,9 @@ class BorrowedSQLite(SQLiteDialect_pysqlite):
     def on_connect(self) -> None:  # type: ignore[override]  # None: nothing to do
         """Do not install SQLAlchemy's ``regexp()`` and ``floor()`` over the owner's."""
 
+    def do_close(self, dbapi_connection: Any) -> None:
+        """Leave it open, even where its first statements failed: it is its owner's."""
+
 
 registry.register("sqlite.borrowed", __name__, BorrowedSQLite.__name__)
 
@@ -61,8 +64,14 @@ def sqlalchemy_connection(connection: DBAPIConnection, *, writing: bool) -> Iter
         if _ends_table_copy(statement):
             wrapper.exec_driver_sql("PRAGMA legacy_alter_table = OFF")
 
-    with engine.connect() as wrapper:
-        yield wrapper
+    try:
+        with engine.connect() as wrapper:
+            yield wrapper
+    finally:
+        # SQLAlchemy does not, where the COMMIT itself failed: a reader may be in its way.
+        if connection.in_transaction:
+            with contextlib.suppress(driver(connection).Error):
+                connection.rollback()
 
 
 def _ends_table_copy(statement: object) -> bool:

@@ -32,6 +32,20 @@ def scrub(connection: DBAPIConnection) -> None:
     Args:
         connection: In autocommit mode, after the commit; its busy_timeout is changed.
     """
+    try:
+        _scrub(connection)
+    except Exception as error:
+        if not is_driver_error(error):
+            raise
+        # The upgrade is committed: an error would say that it is not.
+        logger.warning(
+            "the file is upgraded, and old private keys remain in it (%s): run VACUUM, then "
+            "PRAGMA wal_checkpoint(TRUNCATE), when no other program has the file open",
+            error,
+        )
+
+
+def _scrub(connection: DBAPIConnection) -> None:
     connection.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
     renumbered = _tables_that_vacuum_would_renumber(connection)
     if renumbered:
