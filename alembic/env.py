@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import logging.config
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -171,6 +172,7 @@ def change(connection: DBAPIConnection, options: Options) -> None:
     with (
         borrowed(connection, target.timeout),
         sqlalchemy_connection(connection, writing=True) as wrapper,
+        contextlib.ExitStack() as without_change,
     ):
         migration = configure(
             connection=wrapper,
@@ -185,6 +187,7 @@ def change(connection: DBAPIConnection, options: Options) -> None:
                     passphrase=target.passphrase,
                     cipher_settings=target.cipher_settings,
                 )
+                without_change.callback(os.unlink, options.backup)
             held_pem = holds_pem(connection)
             adopt(connection, before, history, migration)
             invariants.remember((*history, model))
@@ -197,6 +200,7 @@ def change(connection: DBAPIConnection, options: Options) -> None:
             if options.dry_run:
                 assert transaction is not None, "transactional_ddl makes it one"
                 transaction.rollback()
+        without_change.pop_all()
         if options.dry_run:
             logger.info("Dry run: all of this works. It was rolled back, nothing was changed")
         elif replaced_pem:

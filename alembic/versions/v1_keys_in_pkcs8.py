@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from credential_db.keys import convert_keys
-from credential_db.revising import has_check, has_column, rewrite_rows
+from credential_db.revising import dependants_kept, has_check, has_column, rewrite_rows
 
 revision = "v1"
 down_revision = "v0"
@@ -38,7 +38,10 @@ def upgrade() -> None:
         return  # a newer program made the table, in its own shape
     rewrite_rows("ssh_keys", lambda connection: convert_keys(connection, "v0 -> v1"))
     if not has_check("ssh_keys"):
-        with op.batch_alter_table("ssh_keys", recreate="always", copy_from=SSH_KEYS):
+        with (
+            dependants_kept(),
+            op.batch_alter_table("ssh_keys", recreate="always", copy_from=SSH_KEYS),
+        ):
             pass
     with op.batch_alter_table("ssh_keys", recreate="never") as batch_op:
         batch_op.alter_column("private_pem", new_column_name="private_der")

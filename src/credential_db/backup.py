@@ -50,8 +50,9 @@ def back_up(
     directory = os.path.dirname(os.path.abspath(path))
     # Under its own name only once it is whole: a half-written backup must not look like one.
     descriptor, partial = tempfile.mkstemp(prefix=".backup-", dir=directory)
-    os.close(descriptor)
     try:
+        os.fchmod(descriptor, 0o600)  # the umask may have taken even the owner's bits
+        os.close(descriptor)
         _copy(file, partial, driver(connection), passphrase, cipher_settings)
         try:
             os.link(partial, path)

@@ -85,11 +85,13 @@ def exists(path: str) -> bool:
         NotADatabase: Something else does. (Opening a FIFO would wait for ever.)
     """
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except FileNotFoundError:
         return False
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise NotADatabase(f"{path} is not a regular file: name the database file itself")
+    if found.st_size == 1:  # which SQLite takes for an empty file, and would write over
+        raise NotADatabase(f"{path} is not a SQLite database: it holds a single byte")
     return True
 
 
@@ -230,14 +232,22 @@ _PRAGMAS = {
     "secure_delete": 1,  # overwrite old keys with zeros; the default differs between builds
     "journal_size_limit": 0,  # else journal_mode=PERSIST keeps old keys in the journal
     "synchronous": 2,
+    # Pages: so many changes stay in memory, and a refused upgrade does not touch the file at all.
+    # Of a larger one it takes back what it wrote.
+    "cache_spill": 2048,
 }
+
+
+def _text(stored: bytes) -> str:
+    """TEXT that need not be UTF-8: sqlite3's own error about that shows what the cell holds."""
+    return stored.decode(errors="surrogateescape")
 
 
 @contextlib.contextmanager
 def plain_rows(connection: DBAPIConnection) -> Iterator[None]:
     """Rows as tuples and TEXT as ``str`` for a while, whatever the connection's owner prefers."""
     row_factory, text_factory = connection.row_factory, connection.text_factory
-    connection.row_factory, connection.text_factory = None, str
+    connection.row_factory, connection.text_factory = None, _text
     try:
         yield
     finally:

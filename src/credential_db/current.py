@@ -32,15 +32,17 @@ def _shape_check() -> str:
 
     Naming the columns asks for the presence of each. Comparing them, as a row, with ``*`` asks
     that there is no other: https://www.sqlite.org/rowvalue.html. It is never executed, since the
-    condition is true without it.
+    condition is true without it. A view could pass for a table in all of this.
     """
     comparisons = (
         f"(SELECT {', '.join(columns)} FROM main.{table}) = (SELECT * FROM main.{table})"
         for table, columns in COLUMNS.items()
     )
+    names = ", ".join(f"'{table}'" for table in ("alembic_version", *COLUMNS))
     return (
-        f"SELECT version_num = 'v{SCHEMA_VERSION}' FROM main.alembic_version"
-        f" WHERE 1 OR {' OR '.join(comparisons)}"
+        f"SELECT version_num = 'v{SCHEMA_VERSION}' AND NOT EXISTS"
+        f" (SELECT 1 FROM main.sqlite_master WHERE type = 'view' AND name IN ({names}))"
+        f" FROM main.alembic_version WHERE 1 OR {' OR '.join(comparisons)}"
     )
 
 

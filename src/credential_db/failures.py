@@ -59,6 +59,11 @@ _MEANINGS: tuple[tuple[str, type[CredentialDBError], str], ...] = (
         "and to its directory",
     ),
     (
+        "Could not decode to UTF-8",  # the rest of that message is what the cell holds
+        NotADatabase,
+        "{database} holds text that is not UTF-8 where none was expected; nothing was changed",
+    ),
+    (
         "is full",
         CredentialDBError,
         "the disk is full while working on {database}: nothing was changed; make room and run "

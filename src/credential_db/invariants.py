@@ -126,16 +126,20 @@ def triggers_suspended(connection: DBAPIConnection, table: str) -> Iterator[None
 
     They are for the user's own changes. An audit trigger, say, would copy old keys elsewhere.
     """
+    # On a connection that was handed in there may be temporary ones, too.
     triggers = [
-        entry
-        for entry in _triggers_and_indexes(connection)
-        if entry.type == "trigger" and entry.table.lower() == table.lower()
+        (schema, name, sql.replace("CREATE", "CREATE TEMP", 1) if schema == "temp" else sql)
+        for schema in ("main", "temp")
+        for name, on, sql in connection.execute(
+            f"SELECT name, tbl_name, sql FROM {schema}.sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        if on.lower() == table.lower()
     ]
-    for entry in triggers:
-        connection.execute(f"DROP TRIGGER main.{quoted(entry.name)}")
+    for schema, name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {schema}.{quoted(name)}")
     yield
-    for entry in triggers:
-        connection.execute(entry.sql)
+    for _, _, sql in triggers:
+        connection.execute(sql)
 
 
 class References:

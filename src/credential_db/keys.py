@@ -211,12 +211,21 @@ def _convert_rows(connection: DBAPIConnection, step: Step) -> dict[int, str]:
                 connection.execute(update, (converted, new_fingerprint, row_id))
             except integrity_error:
                 other = connection.execute(
-                    "SELECT id FROM ssh_keys WHERE fingerprint = ?", (new_fingerprint,)
+                    "SELECT id, public_blob FROM ssh_keys WHERE fingerprint = ?",
+                    (new_fingerprint,),
                 ).fetchone()
                 if other is None:
                     raise
-                problems.setdefault(other[0], f"is for the same public key as row {row_id}")
-                problems[row_id] = f"is for the same public key as row {other[0]}"
+                if other[1] == public_blob:
+                    problems.setdefault(other[0], f"is for the same public key as row {row_id}")
+                    problems[row_id] = f"is for the same public key as row {other[0]}"
+                    continue
+                # That row has this one's fingerprint by mistake; its own turn is still to come.
+                connection.execute(
+                    "UPDATE ssh_keys SET fingerprint = hex(randomblob(16)) WHERE id = ?",
+                    (other[0],),
+                )
+                connection.execute(update, (converted, new_fingerprint, row_id))
         done += len(batch)
         if time.monotonic() >= next_report:
             next_report += _PROGRESS_EVERY

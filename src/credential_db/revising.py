@@ -1,13 +1,14 @@
 """What a revision may need besides ``alembic.op``: look at a table, rewrite its rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from alembic import op
 from alembic.util import CommandError
 
 from credential_db.dbapi import DBAPIConnection, quoted
 from credential_db.errors import CredentialDBError
-from credential_db.invariants import triggers_suspended
+from credential_db.invariants import Dependants, triggers_suspended
 from credential_db.shape import checks, column_names
 
 
@@ -58,6 +59,17 @@ def rewrite_rows(table: str, rewrite: Callable[[DBAPIConnection], None]) -> None
     connection = driver_connection()
     with triggers_suspended(connection, table):
         rewrite(connection)
+
+
+@contextmanager
+def dependants_kept() -> Iterator[None]:
+    """Put the user's triggers and indexes back at once after a table copy.
+
+    Before anything else is renamed, that is: then SQLite keeps them up to date itself.
+    """
+    dependants = Dependants(driver_connection(), ())
+    yield
+    dependants.restore()
 
 
 def refuse_rows(*tables: str) -> None:

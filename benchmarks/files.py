@@ -1,0 +1,96 @@
+"""The files to measure on, as older releases left them."""
+
+import base64
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import legacy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+
+class StoredKey(NamedTuple):
+    """What version 0 stores of a key."""
+
+    key_type: str
+    private_pem: bytes
+    public_blob: bytes
+    fingerprint: str
+
+
+def ed25519_keys(count: int) -> list[StoredKey]:
+    """Throw-away keys, the same in every run."""
+    seeds = (hashlib.sha256(f"throw-away key {n}".encode()).digest() for n in range(count))
+    return [_stored("ed25519", Ed25519PrivateKey.from_private_bytes(seed)) for seed in seeds]
+
+
+def rsa_keys(count: int, bits: int = 3072) -> list[StoredKey]:
+    """Throw-away keys, new ones in every run."""
+    return [_stored("rsa", generate_private_key(65537, bits)) for _ in range(count)]
+
+
+def _stored(key_type: str, key: Ed25519PrivateKey | RSAPrivateKey) -> StoredKey:
+    line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    public_blob = base64.b64decode(line.split(b" ")[1])
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    return StoredKey(key_type, pem, public_blob, hashlib.sha256(public_blob).hexdigest())
+
+
+def write_v0(path: Path, keys: Iterable[StoredKey], *, journal_mode: str = "wal") -> Path:
+    """A file of version 0 with these keys, each assigned to one scope."""
+    with closing(_new_file(path, 0, journal_mode)) as connection:
+        connection.executemany(
+            "INSERT INTO ssh_keys (key_type, private_pem, public_blob, fingerprint)"
+            " VALUES (?, ?, ?, ?)",
+            keys,
+        )
+        connection.execute(
+            "INSERT INTO ssh_key_assignments (scope, key_id) SELECT 'scope', id FROM ssh_keys"
+        )
+        connection.commit()
+    return path
+
+
+def write_v1(path: Path, tokens: int, *, journal_mode: str = "wal") -> Path:
+    """A file of version 1 with this many tokens."""
+    with closing(_new_file(path, 1, journal_mode)) as connection:
+        connection.executemany("INSERT INTO proxy_tokens VALUES (?, ?, ?, ?, ?)", _tokens(tokens))
+        connection.commit()
+    return path
+
+
+def _tokens(count: int) -> Iterator[tuple[str, ...]]:
+    for number in range(count):
+        yield (f"phantom-{number:032}", "scope", f"task {number}", "default", "github")
+
+
+def _new_file(path: Path, version: int, journal_mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+    for statement in legacy.tables(version):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {version}")
+    return connection
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A fresh copy, on the disk already: else the first commit to it would pay for that."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+    descriptor = os.open(target, os.O_RDWR)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return target
