@@ -86,17 +86,6 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         (STAMP, "INSERT INTO alembic_version VALUES ('v2')"),
         ("v2", "task", "subject"),
     ),
-    "a view in the place of a table, with the right stamp": (
-        {table: 2 for table in TABLES if table != "proxy_tokens"},
-        2,
-        (
-            STAMP,
-            "INSERT INTO alembic_version VALUES ('v2')",
-            "CREATE VIEW proxy_tokens AS SELECT '' AS token, '' AS scope, '' AS subject,"
-            " credential_set, provider FROM credentials",
-        ),
-        ("proxy_tokens", "view", "table"),
-    ),
     "a stamp behind the number": (
         V2,
         2,
@@ -142,9 +131,9 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         ("alembic_version", "version_num"),
     ),
     "a view in the place of the stamp": (
-        V2,
-        2,
-        ("CREATE VIEW alembic_version AS SELECT 'v2' AS version_num",),
+        V1,
+        1,
+        ("CREATE VIEW alembic_version AS SELECT 'v1' AS version_num",),
         ("alembic_version", "view", "table"),
     ),
     "a view in the place of a table": (

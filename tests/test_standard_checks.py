@@ -13,9 +13,9 @@ from pytest_alembic.tests import (
     test_up_down_consistency,
     test_upgrade,
 )
-from vaults import ed25519_key
 
 from credential_db import scripts
+from vaults import ed25519_key
 
 __all__ = [
     "test_model_definitions_match_ddl",

@@ -17,6 +17,7 @@ from credential_db.passphrase import Passphrase
 CIPHER_SETTINGS = ("cipher_compatibility", "kdf_iter", "cipher_page_size")
 
 _LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
+_IN_MEMORY = 16 * 2**20  # bytes of a database whose changes may all be held in memory
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
 
@@ -117,7 +118,11 @@ def connect(
     if module is None:
         module = sqlite3 if passphrase is None else _sqlcipher()
     connection: DBAPIConnection = module.connect(
-        _uri(path, mode), uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
+        file_uri(path, mode),
+        uri=True,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
     )
     try:
         if passphrase is not None:
@@ -145,14 +150,12 @@ def _unlock(
         connection.execute(f"PRAGMA {name} = {value}")
 
 
-def _uri(path: str, mode: str) -> str:
+def file_uri(path: str, mode: str) -> str:
     """A file name as SQLite's URI: https://www.sqlite.org/uri.html#the_uri_path."""
-    absolute = os.path.abspath(path)
-    return (
-        "file://"
-        + absolute.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        + f"?mode={mode}"
-    )
+    if "%" in path or "?" in path or "#" in path:
+        path = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    host = "//" if path.startswith("/") else ""
+    return f"file:{host}{path}?mode={mode}"
 
 
 def _sqlcipher() -> Any:
@@ -232,9 +235,6 @@ _PRAGMAS = {
     "secure_delete": 1,  # overwrite old keys with zeros; the default differs between builds
     "journal_size_limit": 0,  # else journal_mode=PERSIST keeps old keys in the journal
     "synchronous": 2,
-    # Pages: so many changes stay in memory, and a refused upgrade does not touch the file at all.
-    # Of a larger one it takes back what it wrote.
-    "cache_spill": 2048,
 }
 
 
@@ -283,6 +283,8 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
     autocommit = getattr(connection, "autocommit", None)  # new in Python 3.12
     pragmas = {**_PRAGMAS, "busy_timeout": int(min(timeout * 1000, _LONGEST_TIMEOUT))}
     with plain_rows(connection):
+        if _size(connection) <= _IN_MEMORY:
+            pragmas["cache_spill"] = 0  # a refused upgrade then never writes to the file at all
         connection.isolation_level = None
         if autocommit is not None:
             connection.autocommit = True  # type: ignore[attr-defined]  # as tested
@@ -300,6 +302,13 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
                 if autocommit is not None:
                     connection.autocommit = autocommit  # type: ignore[attr-defined]
                 connection.isolation_level = isolation_level
+
+
+def _size(connection: DBAPIConnection) -> int:
+    """Of the database, in bytes."""
+    (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
+    (page_size,) = connection.execute("PRAGMA main.page_size").fetchone()
+    return int(pages) * int(page_size)
 
 
 def _give_back(connection: DBAPIConnection, pragma: str) -> None:

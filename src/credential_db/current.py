@@ -3,11 +3,13 @@
 A test holds these constants against Alembic's head and the metadata, and says what to change.
 """
 
+import os
+import sqlite3
+import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from credential_db.dbapi import DBAPIConnection
+from credential_db.connection import file_uri
+from credential_db.dbapi import DBAPIConnection
 
 SCHEMA_VERSION = 2
 
@@ -30,28 +32,25 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 def _shape_check() -> str:
     """The stamps, in a statement that SQLite prepares only if the tables have just these columns.
 
-    Naming the columns asks for the presence of each. Comparing them, as a row, with ``*`` asks
-    that there is no other: https://www.sqlite.org/rowvalue.html. It is never executed, since the
-    condition is true without it. A view could pass for a table in all of this.
+    Naming the columns asks for the presence of each; ``IN table`` asks that there is no other
+    (https://www.sqlite.org/rowvalue.html). None of it is executed: the condition is true before.
     """
-    comparisons = (
-        f"(SELECT {', '.join(columns)} FROM main.{table}) = (SELECT * FROM main.{table})"
+    shapes = (
+        f"(SELECT {', '.join(columns)} FROM main.{table}) IN main.{table}"
         for table, columns in COLUMNS.items()
     )
-    names = ", ".join(f"'{table}'" for table in ("alembic_version", *COLUMNS))
     return (
-        f"SELECT version_num = 'v{SCHEMA_VERSION}' AND NOT EXISTS"
-        f" (SELECT 1 FROM main.sqlite_master WHERE type = 'view' AND name IN ({names}))"
-        f" FROM main.alembic_version WHERE 1 OR {' OR '.join(comparisons)}"
+        f"SELECT version_num = 'v{SCHEMA_VERSION}' FROM main.alembic_version"
+        f" WHERE 1 OR {' OR '.join(shapes)}"
     )
 
 
 _SHAPE_CHECK = _shape_check()
 # What SQLite says of a missing table or column, and of one too many.
-_OTHER_SHAPE = ("no such ", "row value misused", "sub-select returns")
+_OTHER_SHAPE = ("no such ", "sub-select returns")
 
 
-def is_current(connection: "DBAPIConnection") -> bool:
+def is_current(connection: DBAPIConnection) -> bool:
     """Whether number, stamp, tables and columns are all those of the current version.
 
     Takes no lock but a reader's, and leaves the connection as it is.
@@ -71,3 +70,27 @@ def is_current(connection: "DBAPIConnection") -> bool:
     version = number.execute("PRAGMA main.user_version").fetchone()[0]
     found = stamps.fetchall()
     return bool(version == SCHEMA_VERSION and found == [(1,)])
+
+
+def is_current_file(path: str, timeout: float) -> bool:
+    """Whether a plain file is current. False says nothing: the long way tells what it is.
+
+    Raises:
+        sqlite3.OperationalError: It has been locked, even for readers, for the whole timeout.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        connection = sqlite3.connect(
+            file_uri(path, "rw"), uri=True, timeout=timeout, isolation_level=None
+        )
+    except (OSError, ValueError, sqlite3.Error):
+        return False
+    try:
+        return is_current(connection)
+    except sqlite3.Error as error:
+        if "is locked" in str(error):
+            raise
+        return False
+    finally:
+        connection.close()

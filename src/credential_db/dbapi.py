@@ -4,7 +4,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 
 class DBAPICursor(Protocol):
@@ -37,7 +37,7 @@ class DBAPIConnection(Protocol):
     def backup(self, target: Any, /) -> None: ...
 
 
-def is_dbapi_connection(target: object) -> bool:
+def is_dbapi_connection(target: object) -> TypeGuard[DBAPIConnection]:
     """Whether this is an open connection of ``sqlite3`` or of a module made after it."""
     return isinstance(target, sqlite3.Connection) or _driver(target) is not None
 

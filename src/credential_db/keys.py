@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 Step = Literal["v0 -> v1", "v1 -> v0"]
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey
 
-_KEY_TYPES = {"ed25519": Ed25519PrivateKey, "rsa": RSAPrivateKey}
 _ONE_PEM_BLOCK = re.compile(
     rb"\s*-----BEGIN OPENSSH PRIVATE KEY-----\s([A-Za-z0-9+/=\s]*)"
     rb"-----END OPENSSH PRIVATE KEY-----\s*"
@@ -123,22 +122,32 @@ def _load_pkcs8(der: object) -> object:
 def _proven(key: object, key_type: object, public_blob: object) -> PrivateKey:
     if not isinstance(key_type, str) or key_type not in _KEY_TYPES:
         raise BadKey("has a key_type that is neither ed25519 nor rsa")
-    if not isinstance(key, PrivateKey) or not isinstance(key, _KEY_TYPES[key_type]):
+    private_key, derive = _KEY_TYPES[key_type]
+    if not isinstance(key, private_key):
         raise BadKey(f"holds a private key that is not of its key_type, {key_type}")
     if not isinstance(public_blob, bytes):
         raise BadKey("holds its public_blob as TEXT, not BLOB (CAST it AS BLOB)")
-    if isinstance(key, RSAPrivateKey) and not rsa_numbers_agree(key):
-        raise BadKey("holds an RSA private key whose numbers do not agree")
-    if _public_blob(key) != public_blob:
+    if derive(key) != public_blob:
         raise BadKey("holds a private key that does not belong to its public_blob")
     return key
 
 
-def _public_blob(key: PrivateKey) -> bytes:
-    if isinstance(key, Ed25519PrivateKey):  # five times faster than by way of a line of text
-        return _ED25519_BLOB + key.public_key().public_bytes_raw()
+def _ed25519_public_blob(key: Ed25519PrivateKey) -> bytes:
+    # Five times faster than by way of OpenSSH's line of text, and it is most of what proving costs.
+    return _ED25519_BLOB + key.public_key().public_bytes_raw()
+
+
+def _rsa_public_blob(key: RSAPrivateKey) -> bytes:
+    if not rsa_numbers_agree(key):
+        raise BadKey("holds an RSA private key whose numbers do not agree")
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return binascii.a2b_base64(line.split(b" ")[1])
+
+
+_KEY_TYPES: dict[str, tuple[type[PrivateKey], Callable[[Any], bytes]]] = {
+    "ed25519": (Ed25519PrivateKey, _ed25519_public_blob),
+    "rsa": (RSAPrivateKey, _rsa_public_blob),
+}
 
 
 def rsa_numbers_agree(key: RSAPrivateKey) -> bool:

@@ -2,11 +2,11 @@
 
 import threading
 from collections.abc import Mapping
-from os import PathLike
+from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from credential_db.connection import borrowed, plain_rows
-from credential_db.current import COLUMNS, SCHEMA_VERSION, is_current
+from credential_db.connection import borrowed, lock_holders, plain_rows
+from credential_db.current import COLUMNS, SCHEMA_VERSION, is_current, is_current_file
 from credential_db.dbapi import DBAPIConnection, is_dbapi_connection
 from credential_db.errors import DatabaseBusy, SchemaTooNew, UnrecognizedSchema
 from credential_db.failures import clean
@@ -105,12 +105,16 @@ def upgrade(
     """
     place = None
     try:
-        if (
-            is_dbapi_connection(target)
-            and not target.in_transaction  # type: ignore[union-attr]  # as tested
-            and is_current(target)  # type: ignore[arg-type]
+        # At every process start, so before anything is done for the sake of what follows.
+        if is_dbapi_connection(target):
+            if not target.in_transaction and is_current(target):
+                return _CURRENT
+        elif (
+            passphrase is None
+            and isinstance(target, (str, PathLike))
+            and is_current_file(fsdecode(target), timeout)
         ):
-            return _CURRENT  # at every process start, so before anything is done for its sake
+            return _CURRENT
         place = Target(
             target,
             passphrase=None if passphrase is None else Passphrase(passphrase),
@@ -122,9 +126,14 @@ def upgrade(
                 return _CURRENT
             return _upgrade_to_head(place, connection, backup, dry_run)
     except Exception as error:
-        failure = place.clean(error) if place else clean(error, "the database")
+        failure = place.clean(error) if place else _clean_unopened(error, target)
     passphrase = None  # a traceback may show the locals of this frame
     raise failure
+
+
+def _clean_unopened(error: Exception, target: object) -> Exception:
+    name = fsdecode(target) if isinstance(target, (str, PathLike)) else "the database"
+    return clean(error, name, lock_holders(name))
 
 
 def _upgrade_to_head(
@@ -188,7 +197,7 @@ def status(
         with place.opened_to_read() as connection, plain_rows(connection):
             return _look(connection)
     except Exception as error:
-        failure = place.clean(error) if place else clean(error, "the database")
+        failure = place.clean(error) if place else _clean_unopened(error, target)
     passphrase = None
     raise failure
 

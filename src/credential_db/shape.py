@@ -5,6 +5,7 @@ Autogenerate does not see CHECK, AUTOINCREMENT, COLLATE or a primary key; these 
 
 import re
 from collections.abc import Collection, Container, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from credential_db.dbapi import DBAPIConnection, quoted
@@ -135,7 +136,8 @@ def is_autoincrement(sql: str) -> bool:
     return re.search(r"\bAUTOINCREMENT\b", _without_comments(sql), re.IGNORECASE) is not None
 
 
-def checks(sql: str) -> list[str]:
+@cache
+def checks(sql: str) -> tuple[str, ...]:
     """The conditions of all CHECK constraints in a ``CREATE TABLE``, in one spelling.
 
     No pragma tells them.
@@ -154,7 +156,7 @@ def checks(sql: str) -> list[str]:
                 depth += {"(": 1, ")": -1}.get(character, 0)
             end += 1
         found.append(_normalized(sql[match.end() - 1 : end]))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 _COMMENT_OR_STRING = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)

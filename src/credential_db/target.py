@@ -63,7 +63,7 @@ class Target:
         if isinstance(named, (str, os.PathLike)):
             self.path = _path(os.fspath(named))
         elif is_dbapi_connection(named):
-            self.connection = cast(DBAPIConnection, named)
+            self.connection = named
         else:
             self._take_sqlalchemy(named)
 
@@ -161,4 +161,4 @@ def _driver_connection(pooled: Any) -> DBAPIConnection:
     connection = pooled.driver_connection
     if not is_dbapi_connection(connection):
         raise CredentialDBError("this SQLAlchemy engine is not for SQLite: name a SQLite database")
-    return cast(DBAPIConnection, connection)
+    return connection
