@@ -235,6 +235,7 @@ def drop_empty_stamp(connection: DBAPIConnection) -> None:
     """Below v0 a file is not under Alembic any more, and does not say so."""
     if not connection.execute(f"SELECT 1 FROM main.{legacy.VERSION_TABLE}").fetchone():
         connection.execute(f"DROP TABLE main.{legacy.VERSION_TABLE}")
+        connection.execute("PRAGMA main.user_version = 0")
 
 
 def holds_pem(connection: DBAPIConnection) -> bool:

@@ -24,7 +24,7 @@ import pytest
 
 import credential_db
 from credential_db import CredentialDBError, Upgrade
-from vaults import Vault, upgraded
+from vaults import STAMPS, Vault, upgraded
 
 warm = multiprocessing.get_context("forkserver")
 warm.set_forkserver_preload(
@@ -116,7 +116,7 @@ class Victim:
         self.new = state_of(vault)
         if move is plain_upgrade:
             assert self.new.content == upgraded(self.old.content, shape)
-            assert self.new.stamps == ("v2", 2)
+            assert self.new.stamps == STAMPS
         assert self._equals_new(self.new)
         self.restore()
 

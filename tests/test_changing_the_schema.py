@@ -5,16 +5,24 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import MetaData
 
-from credential_db import SCHEMA_VERSION
+from credential_db import SCHEMA_VERSION, CredentialDBError, schema
 from vaults import Vault, keys
 
 CHECKOUT = Path(__file__).parents[1]
+SCHEMA = Path(schema.__file__)
 NEXT = SCHEMA_VERSION + 1
 
 # What is not this project's, and has to come through every change.
@@ -29,13 +37,18 @@ FOREIGN = (
 
 
 class Project:
-    """A copy of the checkout, to change."""
+    """A copy of the scripts, and metadata to change.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Where the copy goes.
+        set_metadata: Puts other metadata in the place of the project's, for one test.
+    """
+
+    def __init__(self, path: Path, set_metadata: Callable[[MetaData], None]) -> None:
         self.path = path
+        self._set_metadata = set_metadata
         ignore = shutil.ignore_patterns("__pycache__")
-        for folder in ("alembic", "src"):
-            shutil.copytree(CHECKOUT / folder, path / folder, ignore=ignore)
+        shutil.copytree(CHECKOUT / "alembic", path / "alembic", ignore=ignore)
         for file in ("alembic.ini", "pyproject.toml"):
             shutil.copy(CHECKOUT / file, path)
 
@@ -49,31 +62,32 @@ class Project:
         return file
 
     def edit(self, *replacements: tuple[str, str]) -> None:
-        schema = self.path / "src" / "credential_db" / "schema.py"
-        text = schema.read_text()
+        text = SCHEMA.read_text()
         for old, new in replacements:
             assert old in text, f"this test edits schema.py where it says {old!r}: adapt the test"
             text = text.replace(old, new)
-        schema.write_text(text)
+        edited: dict[str, Any] = {}
+        exec(text, edited)
+        self._set_metadata(edited["metadata"])
 
-    def alembic(self, *arguments: str) -> str:
-        """Run one command; standard output and error together."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
-        return subprocess.run(
-            [sys.executable, "-m", "alembic", *arguments],
-            cwd=self.path,
-            env={**inherited, "PYTHONPATH": str(self.path / "src")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        ).stdout
+    def alembic(self, name: str, *arguments: str, db: Path | None = None, **options: Any) -> str:
+        """Run one of Alembic's commands; what it printed, or how it failed."""
+        output = StringIO()
+        config = Config(self.path / "alembic.ini", stdout=output, output_buffer=output)
+        config.set_main_option("sqlalchemy.url", f"sqlite:///{db or self.path / 'own.db'}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as that a careless copy loses a CHECK
+            try:
+                getattr(command, name)(config, *arguments, **options)
+            except (CommandError, CredentialDBError) as error:
+                return f"FAILED: {error}"
+        return output.getvalue()
 
     def generate(self) -> str:
         """What a maintainer does; the generated code."""
         self.alembic("upgrade", f"v{SCHEMA_VERSION}")
-        output = self.alembic("revision", "--autogenerate", "-m", "the next one")
-        assert f"v{NEXT}_the_next_one.py" in output, output
+        output = self.alembic("revision", message="the next one", autogenerate=True)
+        assert self.new_revision.name == f"v{NEXT}_the_next_one.py", output
         return self.new_revision.read_text()
 
     def vault(self) -> Vault:
@@ -84,8 +98,13 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.delenv("CREDENTIAL_DB", raising=False)
+
+    def set_metadata(metadata: MetaData) -> None:
+        monkeypatch.setattr("credential_db.schema.metadata", metadata)
+
+    return Project(tmp_path, set_metadata)
 
 
 COMMENT = '    Column("comment", Text, nullable=False, server_default=text("\'\'")),\n'
@@ -179,18 +198,16 @@ def test_a_change_goes_all_the_way(project: Project, change: str) -> None:
 
     vault = project.vault()
     before = vault.content()
-    project.alembic("-x", f"db={vault.path}", "upgrade", "head")
+    project.alembic("upgrade", "head", db=vault.path)
     assert vault.stamps() == (f"v{NEXT}", NEXT)
-    assert "No new upgrade operations detected" in project.alembic(
-        "-x", f"db={vault.path}", "check"
-    )
+    assert "No new upgrade operations detected" in project.alembic("check", db=vault.path)
     at_head = vault.content()
     assert_nothing_lost(vault, before)
 
-    project.alembic("-x", f"db={vault.path}", "downgrade", "v0")
+    project.alembic("downgrade", "v0", db=vault.path)
     assert vault.stamps() == ("v0", 0)
     assert_nothing_lost(vault, before)
-    project.alembic("-x", f"db={vault.path}", "upgrade", "head")
+    project.alembic("upgrade", "head", db=vault.path)
     assert vault.stamps() == (f"v{NEXT}", NEXT)
     if change != "a dropped column":
         assert ids_and_comments(at_head) == ids_and_comments(vault.content())
@@ -221,7 +238,12 @@ def test_what_a_bump_asks_for_is_asked_by_a_test(project: Project) -> None:
     project.edit(*CHANGES["a new nullable column"][0])
     code = project.generate()
     assert "Revises: v" in code
-    shutil.copytree(CHECKOUT / "tests", project.path / "tests")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("src", "tests"):
+        shutil.copytree(CHECKOUT / folder, project.path / folder, ignore=ignore)
+    edited = project.path / "src" / "credential_db" / "schema.py"
+    ((old, new),) = CHANGES["a new nullable column"][0]
+    edited.write_text(edited.read_text().replace(old, new))
 
     def ask() -> str:
         return subprocess.run(
@@ -258,8 +280,12 @@ def test_two_revisions_of_one_number_are_refused(project: Project) -> None:
     project.edit(*CHANGES["a new nullable column"][0])
     project.generate()
     shutil.copy(project.new_revision, project.versions / f"v{NEXT}_by_somebody_else.py")
-    for command in (["upgrade", "head"], ["current"], ["check"], ["upgrade", "head", "--sql"]):
-        output = project.alembic(*command)
+    for output in (
+        project.alembic("upgrade", "head"),
+        project.alembic("current"),
+        project.alembic("check"),
+        project.alembic("upgrade", "head", sql=True),
+    ):
         assert (
             f"FAILED: v{NEXT}_by_somebody_else.py and v{NEXT}_the_next_one.py are both revision "
             f"v{NEXT}: in the one that is not released yet, set revision = 'v{NEXT + 1}'"
@@ -267,7 +293,7 @@ def test_two_revisions_of_one_number_are_refused(project: Project) -> None:
 
 
 def test_a_plain_revision_is_numbered_too(project: Project) -> None:
-    project.alembic("revision", "-m", "convert something")
+    project.alembic("revision", message="convert something")
     assert project.new_revision.name == f"v{NEXT}_convert_something.py"
     assert "pass" in project.new_revision.read_text()
 
@@ -307,7 +333,7 @@ CARELESS = {
 @pytest.mark.parametrize("name", CARELESS)
 def test_a_careless_revision_is_refused_before_the_commit(project: Project, name: str) -> None:
     body, losses = CARELESS[name]
-    project.alembic("revision", "-m", "careless")
+    project.alembic("revision", message="careless")
     text = project.new_revision.read_text()
     project.new_revision.write_text(text.replace("    pass", f"    {body}", 1))
     vault = project.vault()
@@ -318,7 +344,7 @@ def test_a_careless_revision_is_refused_before_the_commit(project: Project, name
         else "SELECT 1"
     )
     before = vault.files()
-    output = project.alembic("-x", f"db={vault.path}", "upgrade", "head")
+    output = project.alembic("upgrade", "head", db=vault.path)
     for loss in losses:
         assert loss in output
     assert output.count("FAILED: ") == 1
@@ -326,7 +352,7 @@ def test_a_careless_revision_is_refused_before_the_commit(project: Project, name
 
 
 def test_a_mistake_in_a_revision_is_told_with_its_place(project: Project) -> None:
-    project.alembic("revision", "-m", "mistaken")
+    project.alembic("revision", message="mistaken")
     text = project.new_revision.read_text()
     project.new_revision.write_text(text.replace("    pass", "    undefined_name()", 1))
     output = project.alembic("upgrade", "head")

@@ -115,6 +115,9 @@ def test_stamp_moves_both_stamps(plain_vault: Vault, command_line: CommandLine) 
     assert plain_vault.stamps() == ("v2", 2)
     assert command_line(*named(plain_vault), "stamp", "base").returncode == 0
     assert plain_vault.stamps() == (None, 0)
+    assert command_line(*named(plain_vault), "stamp", "v2").returncode == 0
+    assert command_line(*named(plain_vault), "stamp", "--purge", "base").returncode == 0
+    assert plain_vault.stamps() == (None, 0)
 
 
 def test_stamp_does_not_lie(plain_vault: Vault, command_line: CommandLine) -> None:

@@ -22,7 +22,7 @@ import pytest
 import credential_db
 from attacks import Upgrading, Victim, Watched, another_process, state_of, upgrade_together
 from credential_db import DatabaseBusy, Upgrade
-from vaults import Vault, keys
+from vaults import HEAD, STAMPS, Vault, keys
 
 MANY = 8
 
@@ -47,8 +47,8 @@ def journal_mode(request: pytest.FixtureRequest) -> str:
 def assert_one_did_it(outcomes: list[Any], before: int | None) -> None:
     """All succeeded; one found the old version, the others the new one."""
     assert len(outcomes) == MANY
-    others = [outcome for outcome in outcomes if outcome != (before, 2)]
-    assert others == [(2, 2)] * (MANY - 1), (
+    others = [outcome for outcome in outcomes if outcome != (before, HEAD)]
+    assert others == [(HEAD, HEAD)] * (MANY - 1), (
         f"exactly one of {MANY} has to do the work, and the others have to find it done: the "
         "first thing after BEGIN IMMEDIATE is to look at what the file is now"
     )
@@ -84,7 +84,7 @@ def test_of_eight_processes_one_creates_the_directories_too(tmp_path: Path) -> N
     for number in range(5):
         vault = Vault(tmp_path / f"{number}" / "not" / "there" / "credentials.db")
         assert_one_did_it(upgrade_together([vault] * MANY), None)
-        assert vault.stamps() == ("v2", 2)
+        assert vault.stamps() == STAMPS
         assert vault.path.stat().st_mode & 0o777 == 0o600
 
 
@@ -118,7 +118,7 @@ def test_one_that_is_killed_stops_none_of_the_others(plain_vault: Vault, journal
         first.kill()
         first.outcome()
         outcomes = [process.outcome() for process in others]
-        assert all(outcome in ((0, 2), (2, 2)) for outcome in outcomes), outcomes
+        assert all(outcome in ((0, HEAD), (HEAD, HEAD)) for outcome in outcomes), outcomes
         assert victim.is_new()
 
 
@@ -161,7 +161,7 @@ def test_threads_on_files_of_their_own_do_not_mix_them_up(
             write(vault)
             victims.append(Victim(vault, shape=SHAPES[version]))
         outcomes = upgrade_in_threads([victim.vault for victim in victims])
-        assert outcomes == [(version, 2) for _, version in starts]
+        assert outcomes == [(version, HEAD) for _, version in starts]
         assert all(victim.is_new() for victim in victims)
 
 
@@ -256,7 +256,7 @@ def test_a_reader_that_polls_throughout_sees_the_old_or_the_new(
             while process.process.is_alive():
                 seen.append(look(reader))
             seen.append(look(reader))
-        assert process.outcome() == (0, 2)
+        assert process.outcome() == (0, HEAD)
         turn = seen.index(new)
         assert set(seen[:turn]) == {old}, "a reader saw a mixture"
         assert set(seen[turn:]) == {new}, "a reader saw the old version after the new one"
@@ -271,7 +271,7 @@ def test_a_reader_that_began_before_sees_the_old_to_its_end(plain_vault: Vault) 
         before = reader.execute("SELECT * FROM ssh_keys").fetchall()
         process = Upgrading(plain_vault)
         process.go()
-        assert process.outcome() == (0, 2)
+        assert process.outcome() == (0, HEAD)
         assert reader.execute("SELECT * FROM ssh_keys").fetchall() == before
         reader.execute("ROLLBACK")
         assert reader.execute("PRAGMA user_version").fetchone() == (2,)
@@ -316,7 +316,7 @@ def test_a_lock_held_for_longer_than_the_timeout(vault: Vault, holder: str) -> N
     if os.path.exists("/proc/locks"):
         assert f"by process {process} (" in message, "name who holds the lock"
     assert state_of(vault) == before
-    assert credential_db.upgrade(vault.path, **vault.options) == (0, 2)
+    assert credential_db.upgrade(vault.path, **vault.options) == (0, HEAD)
 
 
 def test_a_lock_that_this_process_holds_itself(plain_vault: Vault, journal_mode: str) -> None:
@@ -341,7 +341,7 @@ def test_a_connection_that_is_handed_in_keeps_no_lock_either(
             with pytest.raises(DatabaseBusy):
                 credential_db.upgrade(connection, timeout=0)
             assert not connection.in_transaction, "nobody else can write now: roll it back"
-        assert credential_db.upgrade(connection) == (0, 2)
+        assert credential_db.upgrade(connection) == (0, HEAD)
 
 
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
@@ -356,8 +356,8 @@ def test_a_lock_that_is_given_up_in_time_is_waited_for(
             process.go()
         time.sleep(0.3)  # for some of them to be waiting; right is the outcome whether or not
     outcomes = [process.outcome() for process in processes]
-    assert outcomes.count(Upgrade(0, 2)) == 1
-    assert outcomes.count(Upgrade(2, 2)) == 2
+    assert outcomes.count(Upgrade(0, HEAD)) == 1
+    assert outcomes.count(Upgrade(HEAD, HEAD)) == 2
     assert victim.is_new()
 
 
@@ -365,5 +365,5 @@ def test_a_current_file_needs_no_lock(vault: Vault) -> None:
     vault.create(content=keys(3), journal_mode="wal")
     credential_db.upgrade(vault.path, **vault.options)
     with another_process(vault, "BEGIN IMMEDIATE"):
-        assert credential_db.upgrade(vault.path, timeout=0, **vault.options) == (2, 2)
+        assert credential_db.upgrade(vault.path, timeout=0, **vault.options) == (HEAD, HEAD)
         assert credential_db.status(vault.path, **vault.options).state == "current"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import credential_db
-from vaults import TABLES, Vault, ddl, ed25519_key, keys, rsa_key, upgraded
+from vaults import HEAD, STAMPS, TABLES, Vault, ddl, ed25519_key, keys, rsa_key, upgraded
 
 # What users have put into their files besides the four tables. Names are not ours; some objects
 # stand on our tables. Where a statement names a renamed column, it has its name for each version.
@@ -270,7 +270,7 @@ def test_any_legacy_file_keeps_everything(file: LegacyFile) -> None:
             ]
         before = file_settings(vault), numbered_rows(vault), vault.schema()
 
-        assert credential_db.upgrade(vault.path) == (file.number, 2)
+        assert credential_db.upgrade(vault.path) == (file.number, HEAD)
 
         found = vault.content()
         for table in {*expected, *found}:
@@ -285,7 +285,7 @@ def test_any_legacy_file_keeps_everything(file: LegacyFile) -> None:
             of_before = {row[1]: row for row in without_spaces(renamed(before[2], file.shapes))}
             of_after = {row[1]: row for row in without_spaces(schema)}
             assert {name: of_after[name] for name in of_before} == of_before
-        assert vault.stamps() == ("v2", 2)
+        assert vault.stamps() == STAMPS
         vault.check_integrity()
 
 
@@ -421,7 +421,7 @@ def test_rows_that_pointed_nowhere_before_are_reported_and_stay(
     )
     expected = upgraded(vault.content(), 0)
     with caplog.at_level(logging.WARNING, "credential_db"):
-        assert credential_db.upgrade(vault.path, **vault.options) == (0, 2)
+        assert credential_db.upgrade(vault.path, **vault.options) == (0, HEAD)
     assert vault.content() == expected
     warnings = [record.getMessage() for record in caplog.records]
     assert any("2 rows of ssh_key_assignments -> ssh_keys" in text for text in warnings)

@@ -9,7 +9,7 @@ import pytest
 from sqlcipher3 import dbapi2 as sqlcipher
 
 import credential_db
-from vaults import Key, Vault, ed25519_key, rsa_key
+from vaults import HEAD, Key, Vault, ed25519_key, rsa_key
 
 WINDOW = 20
 KEPT = [rsa_key(0), ed25519_key(1), ed25519_key(2)]
@@ -76,7 +76,7 @@ def left_behind(vault: Vault, content: list[Key]) -> dict[str, int]:
 
 def test_no_pem_is_left_after_an_upgrade_by_path(plain_vault: Vault, journal_mode: str) -> None:
     written_carelessly(plain_vault, MODULES["sqlite3"], journal_mode)
-    assert credential_db.upgrade(plain_vault.path) == (0, 2)
+    assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
     assert left_behind(plain_vault, KEPT + DELETED) == {}, "scrub what the upgrade replaced"
     assert plain_vault.value("PRAGMA freelist_count") == 0
 
@@ -88,7 +88,7 @@ def test_no_pem_is_left_after_an_upgrade_by_connection(
     with closing(connect(plain_vault)) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal_mode}").fetchall()
         connection.execute("PRAGMA secure_delete = OFF").fetchall()
-        assert credential_db.upgrade(connection) == (0, 2)
+        assert credential_db.upgrade(connection) == (0, HEAD)
         assert left_behind(plain_vault, KEPT + DELETED) == {}, "nor while it is still open"
         assert connection.execute("PRAGMA secure_delete").fetchone() == (0,), "it is theirs to set"
         assert connection.execute("PRAGMA journal_mode").fetchone() == (journal_mode,)
@@ -128,7 +128,7 @@ def test_a_reader_in_the_way_of_the_scrub_is_a_warning_and_the_rest_goes_with_it
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM ssh_keys").fetchall()
         with caplog.at_level(logging.WARNING, "credential_db"):
-            assert credential_db.upgrade(plain_vault.path) == (0, 2)
+            assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
         assert left_behind(plain_vault, KEPT), "the reader still sees the old version"
         assert len(reader.execute("SELECT private_pem FROM ssh_keys").fetchall()) == len(KEPT)
         assert "old private keys remain" in caplog.text, "say so where the scrub is prevented"
@@ -153,7 +153,7 @@ def test_an_object_of_theirs_in_the_way_of_the_scrub_is_a_warning(
         connection.execute("INSERT INTO theirs VALUES ('a'), ('b')")
         connection.commit()
         with caplog.at_level(logging.WARNING, "credential_db"):
-            assert credential_db.upgrade(plain_vault.path) == (0, 2)
+            assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
         assert "may remain in free pages" in caplog.text
         assert "backwards" in caplog.text, "say what prevents it"
         connection.execute("VACUUM")
@@ -173,7 +173,7 @@ def test_an_unfinished_query_in_the_way_of_the_scrub_is_a_warning(
         cursor = connection.execute("SELECT id FROM theirs")
         assert cursor.fetchone() == (1,)
         with caplog.at_level(logging.WARNING, "credential_db"):
-            assert credential_db.upgrade(connection) == (0, 2)
+            assert credential_db.upgrade(connection) == (0, HEAD)
         assert cursor.fetchall() == [(2,), (3,)]
     assert "remain" in caplog.text
     plain_vault.execute("VACUUM")

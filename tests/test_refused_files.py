@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import credential_db
-from vaults import TABLES, Vault, ddl, ed25519_key, keys
+from vaults import HEAD, STAMPS, TABLES, Vault, ddl, ed25519_key, keys
 
 STAMP = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 V0, V1, V2 = (dict.fromkeys(TABLES, version) for version in range(3))
@@ -222,7 +222,7 @@ def check_refusal(
     found = credential_db.status(vault.path, **vault.options)
     assert found.state == state
     assert all(word in found.detail for word in words)
-    assert found.head == 2
+    assert found.head == HEAD
     assert snapshot(vault) == before, "status() never writes"
 
 
@@ -325,8 +325,8 @@ def test_a_file_of_no_bytes_is_empty_and_can_be_upgraded(plain_vault: Vault) -> 
     before = snapshot(plain_vault)
     assert credential_db.status(plain_vault.path) == ("empty", None, 2, "no schema yet")
     assert snapshot(plain_vault) == before
-    assert credential_db.upgrade(plain_vault.path) == (None, 2)
-    assert plain_vault.stamps() == ("v2", 2)
+    assert credential_db.upgrade(plain_vault.path) == (None, HEAD)
+    assert plain_vault.stamps() == STAMPS
 
 
 @pytest.mark.parametrize("directory", ["", "not there/"])
@@ -355,7 +355,7 @@ STATES: dict[str, tuple[Callable[[Vault], object], str, int | None]] = {
     "v1": (lambda vault: vault.create(1, content=keys(1)), "legacy", 1),
     "v2": (lambda vault: vault.create(2, content=keys(1)), "legacy", 2),
     "v1, stamped": (stamped_v1, "behind", 1),
-    "current": (upgraded_file, "current", 2),
+    "current": (upgraded_file, "current", HEAD),
     "ahead": (lambda vault: vault.create(2, number=3), "ahead", 3),
     "unrecognized": (lambda vault: vault.create(0, number=2), "unrecognized", None),
 }
@@ -372,7 +372,7 @@ def test_status_tells_the_state_and_writes_nothing(
     vault.execute(f"PRAGMA journal_mode = {journal_mode}")
     before = snapshot(vault)
     found = credential_db.status(vault.path, **vault.options)
-    assert (found.state, found.version, found.head) == (state, version, 2)
+    assert (found.state, found.version, found.head) == (state, version, HEAD)
     assert found.detail
     assert "\n" not in found.detail
     assert snapshot(vault) == before, "status() must not write a byte or leave a file behind"

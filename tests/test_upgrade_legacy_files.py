@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import credential_db
-from vaults import TABLES, Vault, ed25519_key, keys, loads, rsa_key, upgraded
+from vaults import HEAD, STAMPS, TABLES, Vault, ed25519_key, keys, loads, rsa_key, upgraded
 
 V0, V1, V2 = (dict.fromkeys(TABLES, version) for version in range(3))
 OLDEST = {"credentials": 0, "proxy_tokens": 0}
@@ -53,9 +53,9 @@ def test_every_cell_is_what_it_must_be(legacy: Vault, file_name: str) -> None:
 
     result = credential_db.upgrade(legacy.path, **legacy.options)
 
-    assert result == (number, 2)
+    assert result == (number, HEAD)
     assert legacy.content() == expected
-    assert legacy.stamps() == ("v2", 2)
+    assert legacy.stamps() == STAMPS
     legacy.check_integrity()
 
 
@@ -129,7 +129,7 @@ def test_an_upgrade_to_an_upgraded_file_does_nothing(vault: Vault) -> None:
     vault.create(content=keys(2))
     credential_db.upgrade(vault.path, **vault.options)
     before = vault.files()
-    assert credential_db.upgrade(vault.path, **vault.options) == (2, 2)
+    assert credential_db.upgrade(vault.path, **vault.options) == (HEAD, HEAD)
     assert vault.files() == before
 
 
@@ -137,5 +137,5 @@ def test_a_table_that_goes_missing_later_is_created(vault: Vault) -> None:
     credential_db.upgrade(vault.path, **vault.options)
     vault.execute("DROP TABLE proxy_tokens")
     assert credential_db.status(vault.path, **vault.options).state == "behind"
-    assert credential_db.upgrade(vault.path, **vault.options) == (2, 2)
+    assert credential_db.upgrade(vault.path, **vault.options) == (HEAD, HEAD)
     assert vault.value("SELECT count(*) FROM proxy_tokens") == 0

@@ -1,11 +1,12 @@
 """Real files as the historical software left them, and what an upgrade must make of them.
 
-Nothing here uses the code under test. The DDL is that of its day, the encodings are written out
-with cryptography and hashlib.
+Nothing here uses the code under test, but for the number of its version. The DDL is that of its
+day, the encodings are written out with cryptography and hashlib.
 """
 
 import base64
 import hashlib
+import re
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -24,6 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 from sqlcipher3 import dbapi2 as sqlcipher
+
+from credential_db import SCHEMA_VERSION
+
+HEAD = SCHEMA_VERSION
+STAMPS = (f"v{HEAD}", HEAD)  # of a current file: Alembic's, and PRAGMA user_version
 
 CREDENTIALS = """CREATE TABLE IF NOT EXISTS credentials (
     credential_set TEXT NOT NULL,
@@ -66,6 +72,12 @@ def ddl(version: int, *, check: bool = True) -> dict[str, str]:
         "ssh_key_assignments": ASSIGNMENTS,
         "proxy_tokens": PROXY_TOKENS.format(label="task" if version < 2 else "subject"),
     }
+
+
+def _known(table: str, names: list[str]) -> Collection[str]:
+    if table not in TABLES:
+        return names
+    return set(re.findall(r"^    (\w+) ", "\n".join(ddl(n)[table] for n in range(3)), re.MULTILINE))
 
 
 PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -248,7 +260,10 @@ class Vault:
         connection.execute("INSERT INTO sqlite_sequence VALUES ('ssh_keys', 1000)")
 
     def content(self) -> "Content":
-        """Every cell of every table with its storage class, but for Alembic's own table."""
+        """Every cell of every table with its storage class, but for Alembic's own table.
+
+        Of this project's tables the columns that the old files know: others are of later versions.
+        """
         with closing(self.connect()) as connection:
             tables = [
                 name
@@ -260,6 +275,7 @@ class Vault:
             found = {}
             for table in tables:
                 names = [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]
+                names = [name for name in names if name in _known(table, names)]
                 cells = ", ".join(f'typeof("{name}"), CAST("{name}" AS BLOB)' for name in names)
                 found[table] = sorted(
                     connection.execute(f'SELECT {cells} FROM "{table}"').fetchall(), key=repr
