@@ -230,7 +230,7 @@ def check_outcome(outcome: Outcome, new: bool) -> None:
 
 @needs_strace
 @pytest.mark.parametrize(
-    "stride", [5, pytest.param(1, marks=[pytest.mark.long, on_demand])], ids=["some", "all"]
+    "stride", [8, pytest.param(1, marks=[pytest.mark.long, on_demand])], ids=["some", "all"]
 )
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("file", ["v0, delete", "v0, wal", "missing"])
@@ -276,7 +276,7 @@ def test_a_fault_while_the_backup_is_taken(
     calls = write_side_calls(plain_vault, log, elsewhere=directory, backup=backup.path)
     of_backup = [call for call in calls if call not in before]
     assert {"link", "unlink", "fsync"} <= {call.name for call in of_backup}
-    for call in some(of_backup, 5, list(FAULTS).index(fault)):
+    for call in some(of_backup, 8, list(FAULTS).index(fault)):
         victim.restore()
         backup.path.unlink()
         under_strace(
