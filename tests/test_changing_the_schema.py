@@ -189,12 +189,12 @@ def test_a_change_goes_all_the_way(project: Project, change: str) -> None:
     edits, wanted, unwanted = CHANGES[change]
     project.edit(*edits)
     code = project.generate()
-    upgrade = code.partition("def upgrade")[2].partition("def downgrade")[0]
+    upgrade = alike(code.partition("def upgrade")[2].partition("def downgrade")[0])
     for words in wanted:
-        assert words in upgrade
+        assert alike(words) in upgrade
     for words in unwanted:
-        assert words not in upgrade
-    assert f'revision = "v{NEXT}"' in code, "the number is given by the tool, formatted by ruff"
+        assert alike(words) not in upgrade
+    assert alike(f'revision = "v{NEXT}"') in alike(code), "the number is given by the tool"
 
     vault = project.vault()
     before = vault.content()
@@ -211,6 +211,11 @@ def test_a_change_goes_all_the_way(project: Project, change: str) -> None:
     assert vault.stamps() == (f"v{NEXT}", NEXT)
     if change != "a dropped column":
         assert ids_and_comments(at_head) == ids_and_comments(vault.content())
+
+
+def alike(code: str) -> str:
+    """Without what ruff makes of it, where ruff is installed."""
+    return re.sub(r"\s+", " ", code.replace("'", '"')).replace("( ", "(")
 
 
 def ids_and_comments(content: dict[str, list[tuple[object, ...]]]) -> list[tuple[object, ...]]:

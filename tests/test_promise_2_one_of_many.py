@@ -154,15 +154,14 @@ def test_threads_on_files_of_their_own_do_not_mix_them_up(
 ) -> None:
     """Alembic's commands work through module-level proxies: one lock for the process."""
     starts = list(STARTS.values()) * (4 if passphrase is None else 1)
-    for repetition in range(1):
-        victims = []
-        for number, (write, version) in enumerate(starts):
-            vault = Vault(tmp_path / f"{repetition}-{number}.db", passphrase)
-            write(vault)
-            victims.append(Victim(vault, shape=SHAPES[version]))
-        outcomes = upgrade_in_threads([victim.vault for victim in victims])
-        assert outcomes == [(version, HEAD) for _, version in starts]
-        assert all(victim.is_new() for victim in victims)
+    victims = []
+    for number, (write, version) in enumerate(starts):
+        vault = Vault(tmp_path / f"{number}.db", passphrase)
+        write(vault)
+        victims.append(Victim(vault, shape=SHAPES[version]))
+    outcomes = upgrade_in_threads([victim.vault for victim in victims])
+    assert outcomes == [(version, HEAD) for _, version in starts]
+    assert all(victim.is_new() for victim in victims)
 
 
 # --- Readers -----------------------------------------------------------------------------------
