@@ -197,7 +197,9 @@ def write(vault: Vault, file: LegacyFile) -> Vault:
         connection.executemany("INSERT INTO credentials VALUES (?, ?, ?)", file.credentials)
         connection.executemany("INSERT INTO proxy_tokens VALUES (?, ?, ?, ?, ?)", file.tokens)
         connection.execute("DELETE FROM sqlite_sequence WHERE name = 'ssh_keys'")
-        connection.execute("INSERT INTO sqlite_sequence VALUES ('ssh_keys', ?)", (file.sequence,))
+        # SQLite itself never lets the mark fall behind the ids.
+        mark = max([file.sequence, *(row_id for row_id, _, _ in file.key_rows)])
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('ssh_keys', ?)", (mark,))
         for name in file.foreign:
             for statement in FOREIGN[name]:
                 connection.execute(statement)
