@@ -61,7 +61,7 @@ def test_the_commands_run_as_printed(checkout: Path) -> None:
     def alike(text: str) -> str:
         return re.sub(r"[0-9a-f]{64}|SHA256:\S+|\b\d+ bytes", "...", text)
 
-    for expected in blocks("text"):
+    for expected in blocks("text")[:2]:  # what is shown before and after; the third is a command
         assert alike(expected) in alike(output), "the README shows what is printed no longer"
     for program in blocks("python"):
         result = run([sys.executable, "-"], checkout, program)
