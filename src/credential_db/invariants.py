@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from credential_db.dbapi import DBAPIConnection, quoted
 from credential_db.errors import CredentialDBError, UnrecognizedSchema
@@ -45,6 +45,7 @@ class Dependants:
     def _remember(self) -> None:
         self._objects = _triggers_and_indexes(self._connection)
         self._counters = _counters(self._connection)
+        self._statistics = _statistics(self._connection)
 
     def restore(self) -> None:
         """Put back what a table copy took along, and remember all there are now.
@@ -75,6 +76,7 @@ class Dependants:
         for table, highest in self._counters.items():
             if now.get(table, -1) < highest:
                 _restore_counter(self._connection, table, highest)
+        _restore_statistics(self._connection, self._statistics)
         self._remember()
 
 
@@ -101,6 +103,24 @@ def _restore_counter(connection: DBAPIConnection, table: str, highest: int) -> N
         return
     connection.execute("DELETE FROM main.sqlite_sequence WHERE name = ?", (table,))
     connection.execute("INSERT INTO main.sqlite_sequence VALUES (?, ?)", (table, highest))
+
+
+def _statistics(connection: DBAPIConnection) -> set[tuple[Any, ...]]:
+    """What ANALYZE has found: https://www.sqlite.org/fileformat2.html#stat1tab."""
+    if not column_names(connection, "sqlite_stat1"):
+        return set()
+    return set(connection.execute("SELECT tbl, idx, stat FROM main.sqlite_stat1").fetchall())
+
+
+def _restore_statistics(connection: DBAPIConnection, before: set[tuple[Any, ...]]) -> None:
+    names = {
+        name for (name,) in connection.execute("SELECT name FROM main.sqlite_master").fetchall()
+    }
+    for table, index, statistics in before - _statistics(connection):
+        if table in names and (index is None or index in names):
+            connection.execute(
+                "INSERT INTO main.sqlite_stat1 VALUES (?, ?, ?)", (table, index, statistics)
+            )
 
 
 def _compile_triggers(connection: DBAPIConnection, table: str) -> None:
