@@ -217,7 +217,7 @@ def test_an_autocommit_connection_is_given_back_as_it_came(plain_vault: Vault) -
 
 def test_the_hosts_logging_is_left_alone(plain_vault: Vault) -> None:
     plain_vault.create(content=keys(1))
-    root, other = logging.getLogger(), logging.getLogger("a.library")
+    root, other = logging.getLogger(), logging.getLogger("somebody.else")
     before = (root.level, list(root.handlers), other.disabled, other.level)
     credential_db.upgrade(plain_vault.path)
     command.current(_config(plain_vault))
