@@ -106,14 +106,10 @@ def upgrade(
     place = None
     try:
         # At every process start, so before anything is done for the sake of what follows.
-        if is_dbapi_connection(target):
-            if not target.in_transaction and is_current(target):
+        if isinstance(target, (str, PathLike)):
+            if passphrase is None and is_current_file(fsdecode(target), timeout):
                 return _CURRENT
-        elif (
-            passphrase is None
-            and isinstance(target, (str, PathLike))
-            and is_current_file(fsdecode(target), timeout)
-        ):
+        elif is_dbapi_connection(target) and not target.in_transaction and is_current(target):
             return _CURRENT
         place = Target(
             target,
