@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 import credential_db
 from credential_db import keys, scripts
+from credential_db.openssh import BadKey, load_openssh
 from vaults import HEAD, Key, Vault, ed25519_key, fingerprint, rsa_key
 
 needs_ssh_keygen = pytest.mark.skipif(
@@ -56,10 +57,14 @@ def armor(content: bytes, label: str = "OPENSSH PRIVATE KEY", width: int = 70) -
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode()
 
 
-def container(public_blob: bytes, private_fields: bytes, *, check: bytes = b"\1\2\3\4") -> bytes:
-    """One unencrypted key: its public half, and the fields of the private one with its comment."""
-    section = check + check + private_fields
-    section += bytes(range(1, 1 + -len(section) % 8))
+def private_section(fields: bytes, check: bytes = b"\1\2\3\4") -> bytes:
+    """The fields of a private key and its comment, between check numbers and padding."""
+    section = check + check + fields
+    return section + bytes(range(1, 1 + -len(section) % 8))
+
+
+def container(public_blob: bytes, section: bytes) -> bytes:
+    """One unencrypted key: its public half and its private section."""
     return armor(
         b"openssh-key-v1\0"
         + string(b"none")
@@ -92,14 +97,13 @@ def rsa_public_blob(numbers: Mapping[str, int]) -> bytes:
 
 def rsa_container(numbers: Mapping[str, int]) -> bytes:
     fields = b"".join(mpint(numbers[name]) for name in ("n", "e", "d", "iqmp", "p", "q"))
-    return container(rsa_public_blob(numbers), string(b"ssh-rsa") + fields + string(b"comment"))
+    section = private_section(string(b"ssh-rsa") + fields + string(b"comment"))
+    return container(rsa_public_blob(numbers), section)
 
 
 def ed25519_container(seed: bytes, public: bytes) -> bytes:
-    return container(
-        string(b"ssh-ed25519") + string(public),
-        string(b"ssh-ed25519") + string(public) + string(seed + public) + string(b"comment"),
-    )
+    blob = string(b"ssh-ed25519") + string(public)
+    return container(blob, private_section(blob + string(seed + public) + string(b"comment")))
 
 
 def tagged(tag: int, value: bytes) -> bytes:
@@ -401,7 +405,8 @@ def test_the_comment_inside_a_key_may_hold_anything(plain_vault: Vault) -> None:
     public = string(b"ssh-ed25519") + string(key.public_blob[-32:])
     private_half = string(key.der[-32:] + key.public_blob[-32:])
     plain_vault.create(content=[])
-    pem = container(key.public_blob, public + private_half + string(b"\0\xff" + MARKER))
+    section = private_section(public + private_half + string(b"\0\xff" + MARKER))
+    pem = container(key.public_blob, section)
     insert(plain_vault, 1, key, private=pem)
     upgrade(plain_vault)
     assert plain_vault.value("SELECT private_der FROM ssh_keys") == key.der
@@ -638,9 +643,66 @@ def test_a_damaged_pem_is_the_right_key_or_refused(
         pem = edited(key.pem, edits)
     try:
         der = keys.to_pkcs8(pem, key.key_type, key.public_blob)
-    except keys.BadKey:
+    except BadKey:
         return
     assert der == key.der, "a key that is not the stored one must not be written"
+
+
+def ed25519_with_comment(comment: bytes, check: bytes = b"\1\2\3\4") -> bytes:
+    key = BASE["ed25519"]
+    fields = key.public_blob + string(key.der[-32:] + key.public_blob[-32:]) + string(comment)
+    return container(key.public_blob, private_section(fields, check))
+
+
+@pytest.mark.parametrize("size", range(17))
+def test_an_ed25519_key_needs_no_general_loader(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("credential_db.openssh.load_ssh_private_key")
+    found = load_openssh(ed25519_with_comment(b"c" * size))
+    assert pkcs8(found) == BASE["ed25519"].der
+
+
+# Behind 127 bytes of check numbers and keys there are a comment and 1, 2, 3... to a multiple of 8.
+@pytest.mark.parametrize(
+    "comment_and_padding",
+    {
+        "not a multiple of 8": string(b"c"),
+        "padding of zeros": string(b"c") + b"\0\0\0\0",
+        "padding from 2 on": string(b"c") + b"\2\3\4\5",
+        "longer than there is": (14).to_bytes(4, "big") + b"c" * 7 + bytes(range(1, 7)),
+        "much longer than there is": b"\xff\0\0\0" + bytes(range(1, 6)),
+    }.items(),
+    ids=lambda entry: entry[0],
+)
+def test_a_comment_or_padding_that_is_not_right_is_refused(
+    comment_and_padding: tuple[str, bytes],
+) -> None:
+    key = BASE["ed25519"]
+    section = b"\1\2\3\4" * 2 + key.public_blob
+    section += string(key.der[-32:] + key.public_blob[-32:]) + comment_and_padding[1]
+    with pytest.raises(BadKey, match="cut off or corrupt"):
+        load_openssh(container(key.public_blob, section))
+
+
+@settings(deadline=None, max_examples=1000, derandomize=True)
+@given(
+    edits=st.just([]) | EDITS,
+    comment=st.binary(max_size=20),
+    check=st.binary(min_size=4, max_size=4),
+)
+def test_a_damaged_container_is_read_as_cryptography_reads_it(
+    edits: list[tuple[str, int, int]], comment: bytes, check: bytes
+) -> None:
+    whole = base64.b64decode(
+        b"".join(ed25519_with_comment(comment, check).split(b"\n")[1:-2]), validate=True
+    )
+    pem = armor(edited(whole, edits))
+    try:
+        expected = pkcs8(load_ssh_private_key(pem, None))
+    except Exception:
+        with pytest.raises(BadKey):
+            load_openssh(pem)
+    else:
+        assert pkcs8(load_openssh(pem)) == expected, "_ED25519 accepts what is another key"
 
 
 @settings(deadline=None, max_examples=400, derandomize=True)
@@ -652,7 +714,7 @@ def test_a_damaged_der_is_the_right_key_or_refused(
     damaged = edited(key.der, edits)
     try:
         pem = keys.to_openssh(damaged, key.key_type, key.public_blob)
-    except keys.BadKey:
+    except BadKey:
         return
     assert pkcs8(load_ssh_private_key(pem, None)) == key.der, (
         "a key that is not the stored one must not be written"
@@ -672,7 +734,7 @@ def test_a_damaged_public_half_is_always_refused(
     key = BASE[kind]
     damaged = edited(key.public_blob, edits)
     if damaged != key.public_blob:
-        with pytest.raises(keys.BadKey, match="public_blob"):
+        with pytest.raises(BadKey, match="public_blob"):
             keys.to_pkcs8(key.pem, key.key_type, damaged)
 
 

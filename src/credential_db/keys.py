@@ -1,15 +1,13 @@
 """Re-encoding of stored SSH private keys, each proven before it is written.
 
-OpenSSH's format: PROTOCOL.key of OpenSSH. PKCS#8: RFC 5958, and RFC 8410 for Ed25519. Public keys
-in SSH's wire format: RFC 4253, section 6.6, and RFC 8709. Fingerprints: as ``ssh-keygen -l``
-prints them.
+PKCS#8: RFC 5958, and RFC 8410 for Ed25519. Public keys in SSH's wire format: RFC 4253, section
+6.6, and RFC 8709. Fingerprints: as ``ssh-keygen -l`` prints them.
 """
 
 import base64
 import binascii
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -22,32 +20,22 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_der_private_key,
-    load_ssh_private_key,
 )
 
 from credential_db.dbapi import DBAPIConnection, driver
 from credential_db.errors import KeyConversionError, KeyProblem
+from credential_db.openssh import BadKey, load_openssh
 
 logger = logging.getLogger(__name__)
 
 Step = Literal["v0 -> v1", "v1 -> v0"]
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey
 
-_ONE_PEM_BLOCK = re.compile(
-    rb"\s*-----BEGIN OPENSSH PRIVATE KEY-----\s([A-Za-z0-9+/=\s]*)"
-    rb"-----END OPENSSH PRIVATE KEY-----\s*"
-)
-_MAGIC = b"openssh-key-v1\0"
-_NO_CIPHER = b"\0\0\0\x04none"  # the cipher's name, as a string of SSH
 # What stands before the 32 bytes of the key itself: RFC 8709, section 4
 _ED25519_BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 _SMALLEST_ID = -(2**63)
 _BATCH = 256  # rows held in memory at a time
 _PROGRESS_EVERY = 5.0  # seconds
-
-
-class BadKey(Exception):
-    """A stored key is not what its row says; the text holds no byte of it."""
 
 
 def to_pkcs8(pem: object, key_type: object, public_blob: object) -> bytes:
@@ -61,7 +49,7 @@ def to_pkcs8(pem: object, key_type: object, public_blob: object) -> bytes:
     Raises:
         BadKey: The three do not fit together, or are not what they should be.
     """
-    key = _proven(_load_openssh(pem), key_type, public_blob)
+    key = _proven(load_openssh(pem), key_type, public_blob)
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -84,30 +72,6 @@ def sha256_fingerprint(public_blob: bytes) -> str:
 def hex_fingerprint(public_blob: bytes) -> str:
     """The digest of version 0: SHA-256 in lower-case hex."""
     return hashlib.sha256(public_blob).hexdigest()
-
-
-def _load_openssh(pem: object) -> object:
-    if not isinstance(pem, bytes):
-        raise BadKey("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
-    block = _ONE_PEM_BLOCK.fullmatch(pem)
-    if block is None:
-        if pem.count(b"-----BEGIN OPENSSH PRIVATE KEY-----") > 1:
-            raise BadKey("holds more than one private key")
-        if b"-----BEGIN OPENSSH PRIVATE KEY-----" not in pem:
-            raise BadKey("holds no private key in OpenSSH's PEM format")
-        raise BadKey("holds something other than one whole OpenSSH private key")
-    try:
-        content = binascii.a2b_base64(b"".join(block[1].split()), strict_mode=True)
-    except binascii.Error:
-        raise BadKey("holds a private key that is cut off or corrupt") from None
-    if not content.startswith(_MAGIC):
-        raise BadKey("holds a private key that is cut off or corrupt")
-    if not content.startswith(_MAGIC + _NO_CIPHER):
-        raise BadKey("holds a private key that is encrypted (ssh-keygen -p takes that off)")
-    try:
-        return load_ssh_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
-    except Exception:  # the loader raises as many kinds of error as there are kinds of damage
-        raise BadKey("holds a private key that is cut off or corrupt") from None
 
 
 def _load_pkcs8(der: object) -> object:
