@@ -125,8 +125,7 @@ def destination() -> object:
 
 def look(connection: DBAPIConnection) -> None:
     """Run a command that only reads, on a legacy file as if it were stamped."""
-    history = scripts.history(script)
-    with plain_rows(connection), scripts.database_at_head(script) as head:
+    with plain_rows(connection), scripts.replayed(script) as (history, head):
         found = legacy.recognize(connection, history)
         with (
             stamped_for_now(connection, found),

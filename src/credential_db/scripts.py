@@ -27,23 +27,28 @@ def config() -> Config:
 
 
 def history(script: ScriptDirectory) -> Sequence[Shape]:
-    """The shape of each version, found by running the revisions on an empty database in memory.
+    """The shape of each version.
+
+    Raises:
+        CommandError: The revisions are not numbered v0, v1, v2 and so on, each one once.
+    """
+    with replayed(script) as (shapes, _):
+        return shapes
+
+
+@contextmanager
+def replayed(script: ScriptDirectory) -> Iterator[tuple[Sequence[Shape], Connection]]:
+    """Run the revisions on an empty database in memory.
+
+    Yields:
+        The shape of each version, and that database, at the last one.
 
     Raises:
         CommandError: The revisions are not numbered v0, v1, v2 and so on, each one once.
     """
     refuse_double_numbers(script)
     with empty_database() as connection:
-        return [shape(connection) for _ in _replay(script, connection)]
-
-
-@contextmanager
-def database_at_head(script: ScriptDirectory) -> Iterator[Connection]:
-    """An empty database in memory after all revisions, in the DDL that they write."""
-    with empty_database() as connection:
-        for _ in _replay(script, connection):
-            pass
-        yield connection
+        yield [shape(connection) for _ in _replay(script, connection)], connection
 
 
 def _replay(script: ScriptDirectory, connection: Connection) -> Iterator[None]:
