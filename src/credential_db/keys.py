@@ -170,8 +170,7 @@ def _convert_rows(connection: DBAPIConnection, step: Step) -> dict[int, str]:
     integrity_error = driver(connection).IntegrityError
     update = f"UPDATE ssh_keys SET {column} = ?, fingerprint = ? WHERE id = ?"
     problems: dict[int, str] = {}
-    cursor = connection.cursor()
-    total = cursor.execute("SELECT count(*) FROM ssh_keys").fetchone()[0]
+    total = connection.execute("SELECT count(*) FROM ssh_keys").fetchone()[0]
     done, next_report = 0, time.monotonic() + _PROGRESS_EVERY
     for batch in _batches(connection, column):
         for row_id, key_type, private_key, public_blob in batch:
@@ -182,9 +181,9 @@ def _convert_rows(connection: DBAPIConnection, step: Step) -> dict[int, str]:
                 continue
             new_fingerprint = fingerprint(public_blob)
             try:
-                cursor.execute(update, (converted, new_fingerprint, row_id))
+                connection.execute(update, (converted, new_fingerprint, row_id))
             except integrity_error:
-                other = cursor.execute(
+                other = connection.execute(
                     "SELECT id, public_blob FROM ssh_keys WHERE fingerprint = ?",
                     (new_fingerprint,),
                 ).fetchone()
@@ -195,11 +194,11 @@ def _convert_rows(connection: DBAPIConnection, step: Step) -> dict[int, str]:
                     problems[row_id] = f"is for the same public key as row {other[0]}"
                     continue
                 # That row has this one's fingerprint by mistake; its own turn is still to come.
-                cursor.execute(
+                connection.execute(
                     "UPDATE ssh_keys SET fingerprint = hex(randomblob(16)) WHERE id = ?",
                     (other[0],),
                 )
-                cursor.execute(update, (converted, new_fingerprint, row_id))
+                connection.execute(update, (converted, new_fingerprint, row_id))
         done += len(batch)
         if time.monotonic() >= next_report:
             next_report += _PROGRESS_EVERY
