@@ -41,7 +41,7 @@ CURRENT = legacy.revision_of(SCHEMA_VERSION)
 def format_revision(path: str, _: object) -> None:
     """Format a new revision as the others are, on a machine that has ruff."""
     if importlib.util.find_spec("ruff"):
-        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", path], check=False)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", path], check=False)
 
 
 def run() -> None:

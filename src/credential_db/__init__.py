@@ -48,7 +48,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import SQLAlchemy only when somebody asks for the metadata."""
     if name == "metadata":
-        from credential_db.schema import metadata  # noqa: PLC0415
+        from credential_db.schema import metadata
 
         return metadata
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

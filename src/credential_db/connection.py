@@ -160,7 +160,7 @@ def file_uri(path: str, mode: str) -> str:
 
 def _sqlcipher() -> Any:
     try:
-        from sqlcipher3 import dbapi2  # noqa: PLC0415 - an extra, for encrypted files alone
+        from sqlcipher3 import dbapi2  # an extra, for encrypted files alone
     except ImportError:
         raise CredentialDBError(
             "encrypted files need SQLCipher: pip install 'credential-db[sqlcipher]'"
@@ -300,7 +300,7 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
                     written = "FAST" if (name, value) == ("secure_delete", 2) else value
                     _give_back(connection, f"PRAGMA {name} = {written}")
                 if autocommit is not None:
-                    connection.autocommit = autocommit  # type: ignore[attr-defined]
+                    connection.autocommit = autocommit  # type: ignore[attr-defined]  # as tested
                 connection.isolation_level = isolation_level
 
 
@@ -316,7 +316,7 @@ def _give_back(connection: DBAPIConnection, pragma: str) -> None:
     try:
         connection.execute(pragma)
     except driver(connection).OperationalError as error:
-        import logging  # noqa: PLC0415 - costs a process that only looks
+        import logging  # costs a process that only looks
 
         logging.getLogger(__name__).warning(
             "%s failed (%s): close this connection, it is not as it was", pragma, error

@@ -146,9 +146,9 @@ def _upgrade_to_head(
     try:
         if is_current(connection):
             return _CURRENT  # another thread did it
-        from alembic import command  # noqa: PLC0415 - only where there is something to do
+        from alembic import command  # only where there is something to do
 
-        from credential_db import scripts  # noqa: PLC0415
+        from credential_db import scripts
 
         config = scripts.config()
         config.attributes.update(
@@ -201,9 +201,9 @@ def status(
 def _look(connection: DBAPIConnection) -> Status:
     if is_current(connection):
         return Status("current", SCHEMA_VERSION, SCHEMA_VERSION, f"version {SCHEMA_VERSION}")
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - only where it is not that simple
+    from alembic.script import ScriptDirectory  # only where it is not that simple
 
-    from credential_db import legacy, scripts  # noqa: PLC0415
+    from credential_db import legacy, scripts
 
     with _one_at_a_time:
         history = scripts.history(ScriptDirectory.from_config(scripts.config()))
@@ -274,8 +274,8 @@ def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
 
 
 def _create_missing_tables(connection: DBAPIConnection) -> None:
-    from credential_db.engine import sqlalchemy_connection  # noqa: PLC0415
-    from credential_db.schema import metadata  # noqa: PLC0415
+    from credential_db.engine import sqlalchemy_connection
+    from credential_db.schema import metadata
 
     with (
         borrowed(connection, _TIMEOUT),

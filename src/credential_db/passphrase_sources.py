@@ -43,7 +43,7 @@ def _of_file(path: str) -> str:
 
 def _of_command(command: str) -> str:
     # No shell: a command that needs one says so itself, as sh -c '...'.
-    result = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False)  # noqa: S603
+    result = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False)
     if result.returncode != 0:
         raise CredentialDBError(
             f"CREDENTIAL_DB_PASSPHRASE_COMMAND failed with exit status {result.returncode}"
