@@ -250,9 +250,9 @@ def test_what_a_bump_asks_for_is_asked_by_a_test(project: Project) -> None:
     ((old, new),) = CHANGES["a new nullable column"][0]
     edited.write_text(edited.read_text().replace(old, new))
 
-    def ask() -> str:
+    def ask(*tests: str) -> str:
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "tests/test_next_version.py"],
+            [sys.executable, "-m", "pytest", "-q", "tests/test_next_version.py", *tests],
             cwd=project.path,
             env={**os.environ, "PYTHONPATH": str(project.path / "src")},
             stdout=subprocess.PIPE,
@@ -277,7 +277,13 @@ def test_what_a_bump_asks_for_is_asked_by_a_test(project: Project) -> None:
     current.write_text(text[:start] + columns + text[end:])
     record = project.path / "tests" / "schemas" / f"v{NEXT}.sql"
     record.write_text(asked(rf"^write tests/schemas/v{NEXT}.sql[^\n]*\n(CREATE.*?;\n)\n?(?:_|=|F)"))
-    again = ask()
+    # The rest of what a user relies on then works as it did.
+    again = ask(
+        "tests/test_upgrade_legacy_files.py",
+        "tests/test_python_interface.py::TestLegacyEntryPoints",
+        "tests/test_command_line.py::test_stamp_purge_repairs_a_stamp",
+    )
+    assert " passed" in again, again
     assert " failed" not in again, again
 
 

@@ -13,7 +13,7 @@ import pytest
 import credential_db
 from conftest import CommandLine
 from credential_db import SCHEMA_VERSION
-from vaults import Vault, keys, upgraded
+from vaults import STAMPS, Vault, keys, upgraded
 
 HEAD = f"v{SCHEMA_VERSION}"
 CHECKOUT = Path(__file__).parents[1]
@@ -285,12 +285,14 @@ class TestScripts:
             pytest.skip("the sqlite3 shell is not installed")
         if version is not None:
             plain_vault.create(version, content=keys(2))
-        script = command_line("upgrade", f"v{version}:v2" if version else "head", "--sql").stdout
+        script = command_line(
+            "upgrade", f"v{version}:{HEAD}" if version else "head", "--sql"
+        ).stdout
         subprocess.run(
             [sqlite3_shell, "-bail", plain_vault.path], input=script, text=True, check=True
         )
-        assert plain_vault.stamps() == ("v2", 2)
-        assert credential_db.upgrade(plain_vault.path) == (2, SCHEMA_VERSION)
+        assert plain_vault.stamps() == STAMPS
+        assert credential_db.upgrade(plain_vault.path) == (SCHEMA_VERSION, SCHEMA_VERSION)
 
     def test_a_script_moves_a_stamp_that_is_there(
         self, plain_vault: Vault, command_line: CommandLine

@@ -375,8 +375,11 @@ def test_what_names_a_renamed_column_keeps_working(plain_vault: Vault, check: bo
 @pytest.mark.parametrize(
     "event", ["BEFORE UPDATE", "AFTER UPDATE", "AFTER UPDATE OF fingerprint", "AFTER INSERT"]
 )
-def test_a_temporary_trigger_does_not_fire_either(plain_vault: Vault, event: str) -> None:
-    plain_vault.create(content=keys(2))
+@pytest.mark.parametrize("check", [True, False], ids=["", "table is copied"])
+def test_a_temporary_trigger_stays_and_does_not_fire(
+    plain_vault: Vault, event: str, check: bool
+) -> None:
+    plain_vault.create(content=keys(2), check=check)
     with closing(plain_vault.connect()) as connection:
         connection.execute("CREATE TEMP TABLE seen (id)")
         connection.execute(

@@ -200,6 +200,16 @@ def test_a_transaction_in_progress_is_its_owners(plain_vault: Vault, version: in
     assert plain_vault.query("SELECT data FROM credentials") == [("c",)]
 
 
+def test_an_unfinished_query_in_the_way_of_a_table_copy_is_named(plain_vault: Vault) -> None:
+    plain_vault.create(content=keys(2), check=False)
+    with closing(plain_vault.connect()) as connection:
+        cursor = connection.execute("SELECT * FROM credentials")
+        with pytest.raises(credential_db.DatabaseBusy, match="fetch all of its rows or close"):
+            credential_db.upgrade(connection)
+        cursor.close()
+        assert credential_db.upgrade(connection) == (0, SCHEMA_VERSION)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has autocommit since Python 3.12")
 def test_an_autocommit_connection_is_given_back_as_it_came(plain_vault: Vault) -> None:
     plain_vault.create(content=keys(1))

@@ -37,7 +37,7 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         ("CREATE TABLE theirs (a)",),
         ("version 2", "none of the tables", "ssh_keys"),
     ),
-    "negative number": (V0, -1, (), ("-1", "0 to 2")),
+    "negative number": (V0, -1, (), ("-1", f"0 to {HEAD}")),
     "a column that no version had": (
         V0,
         0,
@@ -158,16 +158,17 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         ("credentials", "secret", "credential_set"),
     ),
 }
+FROM_THE_FUTURE = (f"version {HEAD + 1}", f"version {HEAD}", "upgrade credential-db")
 TOO_NEW: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, ...]]] = {
-    "by its number": (V2, 3, (), ("version 3", "version 2", "upgrade credential-db")),
+    "by its number": (V2, HEAD + 1, (), FROM_THE_FUTURE),
     "by its number, of other tables": ({}, 999, ("CREATE TABLE t (a)",), ("version 999",)),
     "by its stamp": (
         V2,
-        2,
-        (STAMP, "INSERT INTO alembic_version VALUES ('v3')"),
-        ("version 3", "version 2", "upgrade credential-db"),
+        HEAD,
+        (STAMP, f"INSERT INTO alembic_version VALUES ('v{HEAD + 1}')"),
+        FROM_THE_FUTURE,
     ),
-    "by both": (V2, 7, (STAMP, "INSERT INTO alembic_version VALUES ('v7')"), ("version 7",)),
+    "by both": (V2, 77, (STAMP, "INSERT INTO alembic_version VALUES ('v77')"), ("version 77",)),
 }
 
 
@@ -323,7 +324,7 @@ def test_a_passphrase_that_does_not_fit_is_refused(tmp_path: Path, given: str) -
 def test_a_file_of_no_bytes_is_empty_and_can_be_upgraded(plain_vault: Vault) -> None:
     plain_vault.path.touch(0o600)
     before = snapshot(plain_vault)
-    assert credential_db.status(plain_vault.path) == ("empty", None, 2, "no schema yet")
+    assert credential_db.status(plain_vault.path) == ("empty", None, HEAD, "no schema yet")
     assert snapshot(plain_vault) == before
     assert credential_db.upgrade(plain_vault.path) == (None, HEAD)
     assert plain_vault.stamps() == STAMPS
@@ -356,7 +357,7 @@ STATES: dict[str, tuple[Callable[[Vault], object], str, int | None]] = {
     "v2": (lambda vault: vault.create(2, content=keys(1)), "legacy", 2),
     "v1, stamped": (stamped_v1, "behind", 1),
     "current": (upgraded_file, "current", HEAD),
-    "ahead": (lambda vault: vault.create(2, number=3), "ahead", 3),
+    "ahead": (lambda vault: vault.create(2, number=HEAD + 1), "ahead", HEAD + 1),
     "unrecognized": (lambda vault: vault.create(0, number=2), "unrecognized", None),
 }
 
@@ -387,7 +388,7 @@ def test_status_leaves_a_left_over_log_where_it_is(vault: Vault, tmp_path: Path)
     vault.path.parent.mkdir()
     with closing(original.connect()) as connection:
         connection.execute(ddl(2)["credentials"])
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute(f"PRAGMA user_version = {HEAD + 1}")
         connection.commit()
         for name, content in original.files().items():
             if not name.endswith("-shm"):
@@ -459,7 +460,7 @@ def test_what_cannot_be_written_is_read_if_current_and_refused_if_older(
         vault.path.parent.chmod(0o700)
         vault.path.chmod(0o600)
     if version == "current":
-        assert (outcome, value) == ("ok", [2, 2])
+        assert (outcome, value) == ("ok", [HEAD, HEAD])
         assert state[1][0] == "current"
     else:
         assert outcome == "ReadOnlyDatabase", value

@@ -277,9 +277,10 @@ class Vault:
                 names = [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]
                 names = [name for name in names if name in _known(table, names)]
                 cells = ", ".join(f'typeof("{name}"), CAST("{name}" AS BLOB)' for name in names)
-                found[table] = sorted(
-                    connection.execute(f'SELECT {cells} FROM "{table}"').fetchall(), key=repr
-                )
+                rows = connection.execute(f'SELECT {cells} FROM "{table}"').fetchall()
+                if table == "sqlite_sequence":  # to have counted to 0 is not to have counted
+                    rows = [row for row in rows if row[-1] != b"0"]
+                found[table] = sorted(rows, key=repr)
             return found
 
     def schema(self) -> list[tuple[Any, ...]]:

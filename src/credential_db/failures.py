@@ -30,6 +30,12 @@ _PROGRAMMING_ERRORS = (
 # What SQLite says (sqlite3ErrStr in its main.c) -> the error, and what to do about it.
 _MEANINGS: tuple[tuple[str, type[CredentialDBError], str], ...] = (
     (
+        "table is locked",  # by the connection itself: https://www.sqlite.org/rescode.html#locked
+        DatabaseBusy,
+        "a query on this connection to {database} is not finished: fetch all of its rows or close "
+        "its cursor, then run again",
+    ),
+    (
         "is locked",
         DatabaseBusy,
         "{database} is locked{holders}: wait for that program or stop it, then run again",

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 class SchemaObject(NamedTuple):
     """A trigger or index, as ``sqlite_master`` has it."""
 
+    schema: str  # main, or temp on a connection that was handed in
     type: str
     name: str
     table: str
@@ -54,11 +55,11 @@ class Dependants:
             UnrecognizedSchema: The user's own trigger or index does not fit the table any more.
         """
         present = set(_triggers_and_indexes(self._connection))
-        names = {(entry.type, entry.name) for entry in present}
+        names = {(entry.schema, entry.type, entry.name) for entry in present}
         lost = [
             entry
             for entry in self._objects
-            if (entry.type, entry.name) not in names and entry.name not in self._ours
+            if (entry.schema, entry.type, entry.name) not in names and entry.name not in self._ours
         ]
         for entry in lost:
             try:
@@ -81,11 +82,15 @@ class Dependants:
 
 
 def _triggers_and_indexes(connection: DBAPIConnection) -> list[SchemaObject]:
-    rows = connection.execute(
-        "SELECT type, name, tbl_name, sql FROM main.sqlite_master"
-        " WHERE type IN ('trigger', 'index') AND sql IS NOT NULL ORDER BY rowid"
-    ).fetchall()
-    return [SchemaObject(*row) for row in rows]
+    return [
+        # SQLite keeps the statement without the word TEMP.
+        SchemaObject(schema, kind, name, table, sql.replace("CREATE", create, 1))
+        for schema, create in (("main", "CREATE"), ("temp", "CREATE TEMP"))
+        for kind, name, table, sql in connection.execute(
+            f"SELECT type, name, tbl_name, sql FROM {schema}.sqlite_master"
+            " WHERE type IN ('trigger', 'index') AND sql IS NOT NULL ORDER BY rowid"
+        ).fetchall()
+    ]
 
 
 def _counters(connection: DBAPIConnection) -> dict[str, int]:
@@ -146,20 +151,16 @@ def triggers_suspended(connection: DBAPIConnection, table: str) -> Iterator[None
 
     They are for the user's own changes. An audit trigger, say, would copy old keys elsewhere.
     """
-    # On a connection that was handed in there may be temporary ones, too.
     triggers = [
-        (schema, name, sql.replace("CREATE", "CREATE TEMP", 1) if schema == "temp" else sql)
-        for schema in ("main", "temp")
-        for name, on, sql in connection.execute(
-            f"SELECT name, tbl_name, sql FROM {schema}.sqlite_master WHERE type = 'trigger'"
-        ).fetchall()
-        if on.lower() == table.lower()
+        entry
+        for entry in _triggers_and_indexes(connection)
+        if entry.type == "trigger" and entry.table.lower() == table.lower()
     ]
-    for schema, name, _ in triggers:
-        connection.execute(f"DROP TRIGGER {schema}.{quoted(name)}")
+    for trigger in triggers:
+        connection.execute(f"DROP TRIGGER {trigger.schema}.{quoted(trigger.name)}")
     yield
-    for _, _, sql in triggers:
-        connection.execute(sql)
+    for trigger in triggers:
+        connection.execute(trigger.sql)
 
 
 class References:

@@ -85,6 +85,7 @@ def recognize(
     }
     if ignore_stamp:
         number = 0
+    ahead = head if ignore_stamp else max(number, LAST_LEGACY_VERSION)
     expected = history[number].columns
     if not any(table in found for table in expected):
         if number == 0 and stamp is None:
@@ -95,7 +96,7 @@ def recognize(
         )
     for table in expected:
         if table in found:
-            _check_columns(table, found[table], number, stamp, history)
+            _check_columns(table, found[table], range(number, ahead + 1), stamp, history)
     missing = tuple(table for table in expected if table not in found)
     return Found(number, stamp is not None, missing)
 
@@ -103,13 +104,14 @@ def recognize(
 def _check_columns(
     table: str,
     found: frozenset[str],
-    number: int,
+    versions: range,
     stamp: int | None,
     history: Sequence[Shape],
 ) -> None:
     shapes = [shape.columns.get(table) for shape in history]
-    if found in shapes[number : max(number, LAST_LEGACY_VERSION) + 1]:
+    if any(found == shapes[version] for version in versions):
         return
+    number = versions.start
     expected = shapes[number]
     assert expected is not None, "asked only of tables that this version has"
     earlier = [version for version, shape in enumerate(shapes[:number]) if shape == found]

@@ -1,7 +1,7 @@
 """The Python interface: bring a file to the current version, or say what it is."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from credential_db.passphrase import Passphrase
 from credential_db.target import Target
 
 if TYPE_CHECKING:
+    from credential_db.shape import Shape
     from credential_db.target import AnyTarget
 
 # Alembic's commands work through module-level proxies: two threads would run each other's.
@@ -201,12 +202,9 @@ def status(
 def _look(connection: DBAPIConnection) -> Status:
     if is_current(connection):
         return Status("current", SCHEMA_VERSION, SCHEMA_VERSION, f"version {SCHEMA_VERSION}")
-    from alembic.script import ScriptDirectory  # only where it is not that simple
+    from credential_db import legacy  # only where it is not that simple
 
-    from credential_db import legacy, scripts
-
-    with _one_at_a_time:
-        history = scripts.history(ScriptDirectory.from_config(scripts.config()))
+    history = _history()
     head = len(history) - 1
     try:
         version, stamped, missing = legacy.recognize(connection, history)
@@ -222,11 +220,22 @@ def _look(connection: DBAPIConnection) -> Status:
     return Status("behind", version, head, f"version {version} of {head}{lacks}")
 
 
+def _history() -> "Sequence[Shape]":
+    from alembic.script import ScriptDirectory
+
+    from credential_db import scripts
+
+    with _one_at_a_time:
+        return scripts.history(ScriptDirectory.from_config(scripts.config()))
+
+
 def ensure_credentials_schema(conn: DBAPIConnection) -> None:
     """Create whichever of the four tables are missing, in the current shape, and commit.
 
     A drop-in for the function of the same name in earlier releases: it looks at nothing else, and
-    a transaction in progress is committed with it.
+    a transaction in progress is committed with it. In a file whose ``PRAGMA user_version`` is below
+    that of this release it goes no further than version 2, as the last of them did:
+    ``migrate_credential_db_schema`` does the rest.
 
     Raises:
         CredentialDBError: As ``upgrade``.
@@ -275,11 +284,18 @@ def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
 
 def _create_missing_tables(connection: DBAPIConnection) -> None:
     from credential_db.engine import sqlalchemy_connection
-    from credential_db.schema import metadata
+    from credential_db.legacy import LAST_LEGACY_VERSION, user_version
+    from credential_db.shape import column_names
 
+    history = _history()
     with (
         borrowed(connection, _TIMEOUT),
         sqlalchemy_connection(connection, writing=True) as wrapper,
         wrapper.begin(),
     ):
-        metadata.create_all(wrapper)
+        version = max(user_version(connection), LAST_LEGACY_VERSION)
+        shape = history[min(version, len(history) - 1)]
+        for table, statements in shape.statements.items():
+            if not column_names(connection, table):
+                for statement in statements:
+                    connection.execute(statement)
