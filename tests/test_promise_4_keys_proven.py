@@ -476,6 +476,51 @@ def test_rsa_numbers_that_agree_only_in_part_are_refused(plain_vault: Vault, sha
     refused(plain_vault, upgrade if shape == 0 else downgrade, *range(len(mixtures)))
 
 
+# p = 5, q = 11: small enough to see what holds. Modulo 4 and 10, 3 * 7 is 1; 11 is 1 modulo 5.
+SMALL = {"n": 55, "e": 3, "d": 7, "p": 5, "q": 11, "dmp1": 3, "dmq1": 7, "iqmp": 1}
+
+
+def agree(**changed: int) -> bool:
+    numbers = {**SMALL, **changed}
+    public = rsa.RSAPublicNumbers(numbers.pop("e"), numbers.pop("n"))
+    return keys.rsa_numbers_agree(rsa.RSAPrivateNumbers(public_numbers=public, **numbers))
+
+
+def test_small_rsa_numbers_agree() -> None:
+    assert agree()
+    assert agree(d=27, dmp1=3, dmq1=7), "d may be reduced by less than p - 1 times q - 1"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"n": 54},
+        {"n": 56},
+        {"p": 1, "q": 55, "dmp1": 0, "dmq1": 7},
+        {"p": 55, "q": 1, "dmp1": 7, "dmq1": 0},
+        {"p": -5, "q": -11},
+        {"e": 1, "d": 1, "dmp1": 1, "dmq1": 1},
+        {"e": 0},
+        {"d": 67},  # right modulo p - 1 and q - 1, and so is the next one
+        {"d": -13},
+        {"d": 17, "dmp1": 1},  # right modulo q - 1 alone
+        {"d": 11, "dmq1": 1},  # right modulo p - 1 alone
+        {"d": 4, "dmp1": 0, "dmq1": 4},
+        {"dmp1": 7},
+        {"dmp1": -1},
+        {"dmq1": 17},
+        {"dmq1": -3},
+        {"iqmp": 6},
+        {"iqmp": -4},
+        {"iqmp": 2},
+        {"iqmp": 0},
+    ],
+    ids=str,
+)
+def test_small_rsa_numbers_that_do_not_agree(changed: dict[str, int]) -> None:
+    assert not agree(**changed)
+
+
 BAD_DER: dict[str, tuple[str, Change]] = {
     "junk behind": ("ed25519", private(lambda key: key.der + b"\0")),
     "truncated": ("ed25519", private(lambda key: key.der[:-1])),
@@ -659,6 +704,14 @@ def test_an_ed25519_key_needs_no_general_loader(size: int, monkeypatch: pytest.M
     monkeypatch.delattr("credential_db.openssh.load_ssh_private_key")
     found = load_openssh(ed25519_with_comment(b"c" * size))
     assert pkcs8(found) == BASE["ed25519"].der
+
+
+@pytest.mark.parametrize("difference", [-8, 8])
+def test_a_size_that_is_not_right_is_refused(difference: int) -> None:
+    content = base64.b64decode(b"".join(ed25519_with_comment(b"c" * 16).split(b"\n")[1:-2]))
+    size = int.from_bytes(content[94:98], "big") + difference
+    with pytest.raises(BadKey, match="cut off or corrupt"):
+        load_openssh(armor(content[:94] + size.to_bytes(4, "big") + content[98:]))
 
 
 # Behind 127 bytes of check numbers and keys there are a comment and 1, 2, 3... to a multiple of 8.

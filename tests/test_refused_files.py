@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 
 import credential_db
+from credential_db import scripts
 from vaults import HEAD, STAMPS, TABLES, Vault, ddl, ed25519_key, keys
 
 STAMP = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
@@ -22,8 +24,18 @@ V0, V1, V2 = (dict.fromkeys(TABLES, version) for version in range(3))
 # that status() gives it, and words of what was found and of what was expected.
 UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, ...]]] = {
     "v0 tables at number 1": (V0, 1, (), ("version 1", "private_pem", "private_der")),
-    "v0 tables at number 2": (V0, 2, (), ("version 2", "private_pem", "private_der")),
-    "v1 tables at number 2": (V1, 2, (), ("version 2", "task", "subject")),
+    "v0 tables at number 2": (
+        V0,
+        2,
+        (),
+        ("version 2", "private_pem", "private_der", "of version 0", "'PRAGMA user_version = 0'"),
+    ),
+    "v1 tables at number 2": (
+        V1,
+        2,
+        (),
+        ("version 2", "task", "subject", "the shape of version 1", "'PRAGMA user_version = 1'"),
+    ),
     "v2 keys beside v1 tokens at number 2": (
         {**V2, "proxy_tokens": 1},
         2,
@@ -42,7 +54,7 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         V0,
         0,
         ("ALTER TABLE credentials ADD COLUMN extra TEXT",),
-        ("credentials", "extra", "credential_set"),
+        ("credentials", "extra", "credential_set", "which no version had"),
     ),
     "a generated column that no version had": (
         V2,
@@ -72,7 +84,7 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         V0,
         2,
         (STAMP, "INSERT INTO alembic_version VALUES ('v2')"),
-        ("v2", "private_pem", "private_der"),
+        ("v2", "private_pem", "private_der", "the shape of version 0", "stamp --purge v0'"),
     ),
     "a stamp that the shape of the keys alone contradicts": (
         {**V2, "ssh_keys": 0},
@@ -84,7 +96,7 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         {**V2, "proxy_tokens": 1},
         2,
         (STAMP, "INSERT INTO alembic_version VALUES ('v2')"),
-        ("v2", "task", "subject"),
+        ("v2", "task", "subject", "the shape of version 1", "stamp --purge v1'"),
     ),
     "a stamp behind the number": (
         V2,
@@ -252,6 +264,20 @@ def test_a_file_from_the_future_is_refused(plain_vault: Vault, what: str) -> Non
     plain_vault.create(tables=shapes, number=number)
     plain_vault.execute(*statements)
     check_refusal(plain_vault, credential_db.SchemaTooNew, "ahead", words)
+
+
+@pytest.mark.parametrize("version", range(3))
+def test_purging_a_stamp_goes_by_the_tables_alone(plain_vault: Vault, version: int) -> None:
+    plain_vault.create(version, number=77, content=keys(1))
+    plain_vault.execute(STAMP, "INSERT INTO alembic_version VALUES ('of another project')")
+    config = scripts.config()
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{plain_vault.path}")
+    for other in range(version + 1, 3):
+        with pytest.raises(credential_db.UnrecognizedSchema, match=r"no private_der|no subject"):
+            command.stamp(config, f"v{other}", purge=True)
+    command.stamp(config, f"v{version}", purge=True)
+    assert plain_vault.stamps() == (f"v{version}", version)
+    assert credential_db.upgrade(plain_vault.path) == (version, HEAD)
 
 
 @pytest.mark.parametrize("what", ["v0 tables at number 2"])

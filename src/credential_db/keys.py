@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPrivateNumbers
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -102,7 +102,7 @@ def _ed25519_public_blob(key: Ed25519PrivateKey) -> bytes:
 
 
 def _rsa_public_blob(key: RSAPrivateKey) -> bytes:
-    if not rsa_numbers_agree(key):
+    if not rsa_numbers_agree(key.private_numbers()):
         raise BadKey("holds an RSA private key whose numbers do not agree")
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return binascii.a2b_base64(line.split(b" ")[1])
@@ -114,19 +114,17 @@ _KEY_TYPES: dict[str, tuple[type[PrivateKey], Callable[[Any], bytes]]] = {
 }
 
 
-def rsa_numbers_agree(key: RSAPrivateKey) -> bool:
+def rsa_numbers_agree(numbers: RSAPrivateNumbers) -> bool:
     """Whether p, q, n, d, e, dP, dQ and qInv fit together (RFC 8017, section 3.2).
 
     The primality tests that cryptography's loader would run, over 99 % of its time, add nothing
     here: n is the modulus of the public key that the row already stands for, a product of two
     primes since the key was made. With p * q = n and both above 1, p and q are those primes.
     """
-    numbers = key.private_numbers()
     p, q, d = numbers.p, numbers.q, numbers.d
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
     return (
-        p > 1
-        and q > 1
+        1 < p < n
         and p * q == n
         and e > 1
         and 0 < d < n

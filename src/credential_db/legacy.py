@@ -61,7 +61,7 @@ def recognize(
     head = len(history) - 1
     number = user_version(connection)
     stamp = None if ignore_stamp else _stamp(connection)
-    newest = max(number, -1 if stamp is None else stamp)
+    newest = number if stamp is None else max(number, stamp)
     if newest > head and not ignore_stamp:
         raise SchemaTooNew(
             f"the file is at schema version {newest}, newer than this release's version {head}: "
@@ -88,7 +88,7 @@ def recognize(
     ahead = head if ignore_stamp else max(number, LAST_LEGACY_VERSION)
     expected = history[number].columns
     if not any(table in found for table in expected):
-        if number == 0 and stamp is None:
+        if stamp is None and not number:
             return Found(None, False, ())
         raise UnrecognizedSchema(
             f"{_claim(number, stamp)}, but the file has none of the tables "
@@ -114,23 +114,17 @@ def _check_columns(
     number = versions.start
     expected = shapes[number]
     assert expected is not None, "asked only of tables that this version has"
-    earlier = [version for version, shape in enumerate(shapes[:number]) if shape == found]
-    later = [version for version, shape in enumerate(shapes) if shape == found]
-    if earlier:
-        verdict = f"which is the shape of version {earlier[-1]}"
-        remedy = (
-            "the number was raised without the step; in a copy of the file, "
-            f"'PRAGMA user_version = {earlier[-1]}' lets the upgrade take it"
-            if stamp is None
-            else "restore a backup, or in a copy of the file run "
-            f"'credential-db -x db=PATH stamp --purge {revision_of(earlier[-1])}'"
-        )
-    elif later:
-        verdict = f"which is the shape of version {later[0]}"
-        remedy = "restore a backup"
-    else:
+    known = [version for version, shape in enumerate(shapes) if shape == found]
+    if not known:
         verdict = "which no version had"
         remedy = "restore a backup, or move what is not this project's into a table of its own"
+    else:
+        verdict = f"which is the shape of version {known[-1]}"
+        remedy = "restore a backup, or in a copy of the file " + (
+            f"set 'PRAGMA user_version = {known[-1]}' for the upgrade to go on from there"
+            if stamp is None
+            else f"run 'credential-db -x db=PATH stamp --purge {revision_of(known[-1])}'"
+        )
     raise UnrecognizedSchema(
         f"{_claim(number, stamp)}, where table {table} was expected with the columns "
         f"{', '.join(sorted(expected))}; found {_difference(found, expected)}, {verdict}: {remedy}"
