@@ -706,6 +706,14 @@ def test_an_ed25519_key_needs_no_general_loader(size: int, monkeypatch: pytest.M
     assert pkcs8(found) == BASE["ed25519"].der
 
 
+@pytest.mark.parametrize("junk", [b"AAAA", b"=", b"\nAAAA\n"])
+def test_junk_behind_the_padding_of_base64_is_refused(junk: bytes) -> None:
+    pem = ed25519_with_comment(b"c" * 8)
+    assert b"=\n" in pem
+    with pytest.raises(BadKey, match="cut off or corrupt"):
+        load_openssh(pem.replace(b"=\n", b"=" + junk + b"\n"))
+
+
 @pytest.mark.parametrize("difference", [-8, 8])
 def test_a_size_that_is_not_right_is_refused(difference: int) -> None:
     content = base64.b64decode(b"".join(ed25519_with_comment(b"c" * 16).split(b"\n")[1:-2]))
