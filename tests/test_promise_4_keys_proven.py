@@ -500,6 +500,7 @@ def test_small_rsa_numbers_agree() -> None:
         {"p": 55, "q": 1, "e": 5, "d": 11, "dmp1": 11, "dmq1": 0},  # 5 * 11 is 1 modulo 54
         {"p": -5, "q": -11},
         {"e": 1, "d": 1, "dmp1": 1, "dmq1": 1},
+        {"n": 25, "q": 5, "dmq1": 3},  # modulo 5, 5 has no inverse
         {"e": 0},
         {"e": -17},  # which is 3 modulo 4 and 10
         {"d": 67},  # right modulo p - 1 and q - 1, and so is the next one
