@@ -573,13 +573,16 @@ def test_the_same_public_half_twice_names_all_rows(
 
 
 @pytest.mark.parametrize("shape", [0, 2])
-def test_fingerprints_stored_wrong_are_put_right(plain_vault: Vault, shape: int) -> None:
-    """Each row claims the fingerprint that the next one is to have: none is a duplicate."""
+@pytest.mark.parametrize("neighbour", [1, -1])
+def test_fingerprints_stored_wrong_are_put_right(
+    plain_vault: Vault, shape: int, neighbour: int
+) -> None:
+    """Each row claims the fingerprint that a neighbour is to have: none is a duplicate."""
     content = [ed25519_key(n) for n in range(4)]
     after = 1 - min(shape, 1)
     plain_vault.create(shape, content=[])
     for row_id, key in enumerate(content):
-        wrong = content[(row_id + 1) % 4].fingerprint(after)
+        wrong = content[(row_id + neighbour) % 4].fingerprint(after)
         insert(plain_vault, row_id, key, shape, fingerprint=wrong)
     (upgrade if shape == 0 else downgrade)(plain_vault)
     assert plain_vault.query("SELECT fingerprint FROM ssh_keys ORDER BY id") == [

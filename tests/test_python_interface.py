@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,21 @@ def test_a_long_conversion_says_how_far_it_is(
     monkeypatch.setattr("credential_db.keys._PROGRESS_EVERY", 0.0)
     with caplog.at_level(logging.INFO):
         credential_db.upgrade(plain_vault.path)
-    assert "256 of 300 SSH keys converted" in caplog.messages
+    assert [message for message in caplog.messages if " of 300 " in message] == [
+        "256 of 300 SSH keys converted",
+        "300 of 300 SSH keys converted",
+    ]
+
+
+@pytest.mark.parametrize("bad_rows", [0, 1])
+def test_where_no_key_was_converted_no_line_says_so(
+    plain_vault: Vault, caplog: pytest.LogCaptureFixture, bad_rows: int
+) -> None:
+    plain_vault.create(content=[ed25519_key(number) for number in range(bad_rows)])
+    plain_vault.execute("UPDATE ssh_keys SET public_blob = x'00'")
+    with caplog.at_level(logging.INFO), suppress(credential_db.KeyConversionError):
+        credential_db.upgrade(plain_vault.path)
+    assert "converted" not in caplog.text
 
 
 def test_threads_upgrade_the_files_they_name(tmp_path: Path) -> None:
