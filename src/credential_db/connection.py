@@ -268,6 +268,28 @@ def refuse_transaction(connection: DBAPIConnection) -> None:
 
 
 @contextlib.contextmanager
+def waiting(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
+    """Let a connection wait this many seconds for other programs' locks."""
+    before = _busy_timeout(connection)
+    connection.execute(f"PRAGMA busy_timeout = {_milliseconds(timeout)}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
+            connection.execute(f"PRAGMA busy_timeout = {before}")
+
+
+def _busy_timeout(connection: DBAPIConnection) -> int:
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return int(cursor.execute("PRAGMA busy_timeout").fetchone()[0])
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(min(seconds * 1000, _LONGEST_TIMEOUT))
+
+
+@contextlib.contextmanager
 def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
     """Take a connection over for an upgrade, and give it back as it came.
 
@@ -281,7 +303,7 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
     refuse_transaction(connection)
     isolation_level = connection.isolation_level
     autocommit = getattr(connection, "autocommit", None)  # new in Python 3.12
-    pragmas = {**_PRAGMAS, "busy_timeout": int(min(timeout * 1000, _LONGEST_TIMEOUT))}
+    pragmas = {**_PRAGMAS, "busy_timeout": _milliseconds(timeout)}
     with plain_rows(connection):
         if _size(connection) <= _IN_MEMORY:
             pragmas["cache_spill"] = 0  # a refused upgrade then never writes to the file at all

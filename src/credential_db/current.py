@@ -58,18 +58,17 @@ def is_current(connection: DBAPIConnection) -> bool:
     Raises:
         Exception: The driver's own error, where the file cannot be read at all.
     """
-    number, stamps = connection.cursor(), connection.cursor()
-    number.row_factory = stamps.row_factory = None
+    stamps, number = connection.cursor(), connection.cursor()
+    stamps.row_factory = number.row_factory = None
     try:
-        # This statement is not finished before the next one begins, so both read one state of the
-        # file, under one lock.
-        number.execute("PRAGMA main.user_version")
         stamps.execute(_SHAPE_CHECK)
     except Exception as error:
         if any(text in str(error) for text in _OTHER_SHAPE):
             return False
         raise
-    return stamps.fetchall() == [(1,)] and number.fetchall() == [(SCHEMA_VERSION,)]
+    # The first statement is not finished, so both read one state of the file, under one lock.
+    version = number.execute("PRAGMA main.user_version").fetchone()[0]
+    return bool(version == SCHEMA_VERSION and stamps.fetchall() == [(1,)])
 
 
 def is_current_file(path: str, timeout: float) -> bool:

@@ -32,8 +32,8 @@ _MEANINGS: tuple[tuple[str, type[CredentialDBError], str], ...] = (
     (
         "table is locked",  # by the connection itself: https://www.sqlite.org/rescode.html#locked
         DatabaseBusy,
-        "a query on this connection to {database} is not finished: fetch all of its rows or close "
-        "its cursor, then run again",
+        "a query on this connection to {database}, or on one that shares its cache, is not "
+        "finished: fetch all of its rows or close its cursor, then run again",
     ),
     (
         "is locked",

@@ -83,20 +83,22 @@ def recognize(
         for table in {table for shape in history for table in shape.columns}
         if (columns := _columns(connection, table))
     }
+    claim = _claim(number, stamp)
+    versions = range(number, max(number, LAST_LEGACY_VERSION) + 1)
     if ignore_stamp:
-        number = 0
-    ahead = head if ignore_stamp else max(number, LAST_LEGACY_VERSION)
+        claim, versions = "going by the tables alone", range(head + 1)
+    number = versions.start
     expected = history[number].columns
     if not any(table in found for table in expected):
         if stamp is None and not number:
             return Found(None, False, ())
         raise UnrecognizedSchema(
-            f"{_claim(number, stamp)}, but the file has none of the tables "
+            f"{claim}, but the file has none of the tables "
             f"{', '.join(sorted(expected))}: this is another program's file, or a damaged one"
         )
     for table in expected:
         if table in found:
-            _check_columns(table, found[table], range(number, ahead + 1), stamp, history)
+            _check_columns(table, found[table], versions, claim, history, stamped=stamp is not None)
     missing = tuple(table for table in expected if table not in found)
     return Found(number, stamp is not None, missing)
 
@@ -105,28 +107,29 @@ def _check_columns(
     table: str,
     found: frozenset[str],
     versions: range,
-    stamp: int | None,
+    claim: str,
     history: Sequence[Shape],
+    *,
+    stamped: bool,
 ) -> None:
-    shapes = [shape.columns.get(table) for shape in history]
-    if any(found == shapes[version] for version in versions):
+    shapes = [shape.columns.get(table, frozenset()) for shape in history]
+    possible = [shapes[version] for version in versions]
+    if found in possible:
         return
-    number = versions.start
-    expected = shapes[number]
-    assert expected is not None, "asked only of tables that this version has"
+    expected = min(possible, key=lambda shape: len(shape ^ found))  # the one that is nearest
     known = [version for version, shape in enumerate(shapes) if shape == found]
+    verdict = f"which is the shape of version {known[-1]}" if known else "which no version had"
+    remedy = "restore a backup"
     if not known:
-        verdict = "which no version had"
-        remedy = "restore a backup, or move what is not this project's into a table of its own"
-    else:
-        verdict = f"which is the shape of version {known[-1]}"
-        remedy = "restore a backup, or in a copy of the file " + (
-            f"set 'PRAGMA user_version = {known[-1]}' for the upgrade to go on from there"
-            if stamp is None
-            else f"run 'credential-db -x db=PATH stamp --purge {revision_of(known[-1])}'"
+        remedy += ", or move what is not this project's into a table of its own"
+    elif known[-1] < versions.start:
+        remedy += ", or in a copy of the file " + (
+            f"run 'credential-db -x db=PATH stamp --purge {revision_of(known[-1])}'"
+            if stamped
+            else f"set 'PRAGMA user_version = {known[-1]}' for the upgrade to go on from there"
         )
     raise UnrecognizedSchema(
-        f"{_claim(number, stamp)}, where table {table} was expected with the columns "
+        f"{claim}, where table {table} was expected with the columns "
         f"{', '.join(sorted(expected))}; found {_difference(found, expected)}, {verdict}: {remedy}"
     )
 

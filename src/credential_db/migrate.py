@@ -1,11 +1,11 @@
 """The Python interface: bring a file to the current version, or say what it is."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from credential_db.connection import borrowed, lock_holders, plain_rows
+from credential_db.connection import borrowed, lock_holders, plain_rows, waiting
 from credential_db.current import COLUMNS, SCHEMA_VERSION, is_current, is_current_file
 from credential_db.dbapi import DBAPIConnection, is_dbapi_connection
 from credential_db.errors import DatabaseBusy, SchemaTooNew, UnrecognizedSchema
@@ -14,7 +14,6 @@ from credential_db.passphrase import Passphrase
 from credential_db.target import Target
 
 if TYPE_CHECKING:
-    from credential_db.shape import Shape
     from credential_db.target import AnyTarget
 
 # Alembic's commands work through module-level proxies: two threads would run each other's.
@@ -110,7 +109,7 @@ def upgrade(
         if isinstance(target, (str, PathLike)):
             if passphrase is None and is_current_file(fsdecode(target), timeout):
                 return _CURRENT
-        elif is_dbapi_connection(target) and not target.in_transaction and is_current(target):
+        elif is_dbapi_connection(target) and not target.in_transaction and _is_current(target):
             return _CURRENT
         place = Target(
             target,
@@ -118,7 +117,7 @@ def upgrade(
             cipher_settings=cipher_settings,
             timeout=timeout,
         )
-        with place.opened_to_write(create=not dry_run) as connection:
+        with place.opened_to_write(create=not dry_run) as connection, waiting(connection, timeout):
             if is_current(connection):
                 return _CURRENT
             return _upgrade_to_head(place, connection, backup, dry_run)
@@ -126,6 +125,16 @@ def upgrade(
         failure = place.clean(error) if place else _clean_unopened(error, target)
     passphrase = None  # a traceback may show the locals of this frame
     raise failure
+
+
+def _is_current(connection: DBAPIConnection) -> bool:
+    """``is_current``, but False where it is locked: the long way waits for as long as it may."""
+    try:
+        return is_current(connection)
+    except Exception as error:
+        if "is locked" not in str(error):
+            raise
+        return False
 
 
 def _clean_unopened(error: Exception, target: object) -> Exception:
@@ -202,9 +211,12 @@ def status(
 def _look(connection: DBAPIConnection) -> Status:
     if is_current(connection):
         return Status("current", SCHEMA_VERSION, SCHEMA_VERSION, f"version {SCHEMA_VERSION}")
-    from credential_db import legacy  # only where it is not that simple
+    from alembic.script import ScriptDirectory  # only where it is not that simple
 
-    history = _history()
+    from credential_db import legacy, scripts
+
+    with _one_at_a_time:
+        history = scripts.history(ScriptDirectory.from_config(scripts.config()))
     head = len(history) - 1
     try:
         version, stamped, missing = legacy.recognize(connection, history)
@@ -220,35 +232,31 @@ def _look(connection: DBAPIConnection) -> Status:
     return Status("behind", version, head, f"version {version} of {head}{lacks}")
 
 
-def _history() -> "Sequence[Shape]":
-    from alembic.script import ScriptDirectory
-
-    from credential_db import scripts
-
-    with _one_at_a_time:
-        return scripts.history(ScriptDirectory.from_config(scripts.config()))
-
-
 def ensure_credentials_schema(conn: DBAPIConnection) -> None:
     """Create whichever of the four tables are missing, in the current shape, and commit.
 
     A drop-in for the function of the same name in earlier releases: it looks at nothing else, and
-    a transaction in progress is committed with it. In a file whose ``PRAGMA user_version`` is below
-    that of this release it goes no further than version 2, as the last of them did:
-    ``migrate_credential_db_schema`` does the rest.
+    a transaction in progress is committed with it. From version 3 on, whose tables do not fit an
+    older file, it upgrades such a file instead.
 
     Raises:
         CredentialDBError: As ``upgrade``.
     """
     try:
         conn.commit()
-        present = {
-            name
-            for (name,) in _rows(conn, "SELECT lower(name) FROM sqlite_master WHERE type = 'table'")
-        }
-        if all(table in present for table in COLUMNS):
+        present = _rows(
+            conn,
+            "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
+            f" AND lower(name) IN ({', '.join(map(repr, COLUMNS))})",
+        )
+        if present == [(len(COLUMNS),)]:
             return
-        _create_missing_tables(conn)
+        from credential_db.legacy import LAST_LEGACY_VERSION
+
+        if LAST_LEGACY_VERSION < SCHEMA_VERSION > _rows(conn, "PRAGMA user_version")[0][0]:
+            upgrade(conn)
+        else:
+            _create_missing_tables(conn)
         return
     except Exception as error:
         failure = Target(conn).clean(error)
@@ -284,18 +292,11 @@ def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
 
 def _create_missing_tables(connection: DBAPIConnection) -> None:
     from credential_db.engine import sqlalchemy_connection
-    from credential_db.legacy import LAST_LEGACY_VERSION, user_version
-    from credential_db.shape import column_names
+    from credential_db.schema import metadata
 
-    history = _history()
     with (
         borrowed(connection, _TIMEOUT),
         sqlalchemy_connection(connection, writing=True) as wrapper,
         wrapper.begin(),
     ):
-        version = max(user_version(connection), LAST_LEGACY_VERSION)
-        shape = history[min(version, len(history) - 1)]
-        for table, statements in shape.statements.items():
-            if not column_names(connection, table):
-                for statement in statements:
-                    connection.execute(statement)
+        metadata.create_all(wrapper)
