@@ -6,6 +6,7 @@ mixture.
 
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -326,6 +327,23 @@ def test_a_lock_that_this_process_holds_itself(plain_vault: Vault, journal_mode:
         with pytest.raises(DatabaseBusy, match=r"is locked by another .*, then run again"):
             credential_db.upgrade(plain_vault.path, timeout=0.2)
     assert state_of(plain_vault) == before
+
+
+def test_the_timeout_is_that_of_the_call_not_of_the_connection(plain_vault: Vault) -> None:
+    """Against readers, too: a rollback journal locks them out while another commits."""
+    plain_vault.create(content=keys(3))
+    with (
+        closing(sqlite3.connect(plain_vault.path, check_same_thread=False)) as writer,
+        closing(sqlite3.connect(plain_vault.path, timeout=0)) as connection,
+    ):
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseBusy, match=re.escape(str(plain_vault.path))):
+            credential_db.upgrade(connection, timeout=0.1)
+        release = threading.Timer(0.5, writer.rollback)
+        release.start()
+        assert credential_db.upgrade(connection, timeout=60) == (0, HEAD)
+        release.join()
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("holder", HOLDERS)

@@ -18,7 +18,7 @@ from alembic.config import Config
 
 import credential_db
 from credential_db import SCHEMA_VERSION, CredentialDBError, Status, Upgrade, scripts
-from vaults import Vault, ed25519_key, keys, upgraded
+from vaults import STAMPS, Vault, ed25519_key, keys, upgraded
 
 Opened = Callable[[Path], Any]
 
@@ -383,6 +383,33 @@ class TestLegacyEntryPoints:
             credential_db.migrate_credential_db_schema(connection)
             assert not connection.in_transaction
         assert plain_vault.value("SELECT count(*) FROM credentials") == 2
+
+    def test_ensure_waits_for_no_upgrade_of_another_file(
+        self, plain_vault: Vault, tmp_path: Path
+    ) -> None:
+        plain_vault.create(content=keys(1))
+        with (
+            closing(sqlite3.connect(plain_vault.path)) as writer,
+            closing(sqlite3.connect(tmp_path / "new.db")) as connection,
+        ):
+            writer.execute("BEGIN IMMEDIATE")
+            busy = threading.Thread(target=credential_db.upgrade, args=(plain_vault.path,))
+            busy.start()
+            credential_db.ensure_credentials_schema(connection)
+            assert busy.is_alive(), "the upgrade of the other file waits for its lock"
+            writer.rollback()
+            busy.join()
+        assert plain_vault.stamps() == STAMPS
+
+    def test_ensure_takes_no_lock_where_nothing_is_missing(self, plain_vault: Vault) -> None:
+        plain_vault.create(content=keys(1))
+        with (
+            closing(sqlite3.connect(plain_vault.path)) as writer,
+            closing(sqlite3.connect(plain_vault.path, timeout=0)) as connection,
+        ):
+            connection.text_factory = bytes
+            writer.execute("BEGIN IMMEDIATE")
+            credential_db.ensure_credentials_schema(connection)
 
     def test_their_errors_are_typed(self, plain_vault: Vault) -> None:
         plain_vault.path.write_bytes(b"no database, but long enough to be one" * 100)

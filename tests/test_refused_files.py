@@ -280,6 +280,18 @@ def test_purging_a_stamp_goes_by_the_tables_alone(plain_vault: Vault, version: i
     assert credential_db.upgrade(plain_vault.path) == (version, HEAD)
 
 
+def test_purging_a_stamp_says_what_is_wrong_with_the_tables(plain_vault: Vault) -> None:
+    credential_db.upgrade(plain_vault.path)
+    plain_vault.execute("ALTER TABLE ssh_keys ADD COLUMN extra")
+    config = scripts.config()
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{plain_vault.path}")
+    with pytest.raises(
+        credential_db.UnrecognizedSchema,
+        match=r"going by the tables alone, where table ssh_keys .*; found extra besides, which no",
+    ):
+        command.stamp(config, f"v{HEAD}", purge=True)
+
+
 @pytest.mark.parametrize("what", ["v0 tables at number 2"])
 def test_an_unrecognized_encrypted_file_is_refused(vault: Vault, what: str) -> None:
     shapes, number, statements, words = UNRECOGNIZED[what]
