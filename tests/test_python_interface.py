@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from alembic.config import Config
 
 import credential_db
 from credential_db import SCHEMA_VERSION, CredentialDBError, Status, Upgrade, scripts
-from vaults import STAMPS, Vault, ed25519_key, keys, upgraded
+from vaults import STAMPS, TABLES, Vault, ed25519_key, keys, upgraded
 
 Opened = Callable[[Path], Any]
 
@@ -210,7 +210,12 @@ def test_an_unfinished_query_in_the_way_of_a_table_copy_is_named(plain_vault: Va
         assert credential_db.upgrade(connection) == (0, SCHEMA_VERSION)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has autocommit since Python 3.12")
+has_autocommit = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="sqlite3 has autocommit since Python 3.12"
+)
+
+
+@has_autocommit
 def test_an_autocommit_connection_is_given_back_as_it_came(plain_vault: Vault) -> None:
     plain_vault.create(content=keys(1))
     connect: Any = sqlite3.connect
@@ -383,6 +388,30 @@ class TestLegacyEntryPoints:
             credential_db.migrate_credential_db_schema(connection)
             assert not connection.in_transaction
         assert plain_vault.value("SELECT count(*) FROM credentials") == 2
+
+    @has_autocommit
+    @pytest.mark.parametrize("tables", [TABLES, ("credentials", "proxy_tokens"), ()], ids=len)
+    @pytest.mark.parametrize("autocommit", [True, False])
+    def test_they_commit_whatever_autocommit_says(
+        self, plain_vault: Vault, autocommit: bool, tables: Sequence[str]
+    ) -> None:
+        plain_vault.create(content=keys(2), tables=tables)
+        plain_vault.execute("CREATE TABLE theirs (a)")
+        connect: Any = sqlite3.connect
+        with closing(connect(plain_vault.path, autocommit=autocommit)) as connection:
+            for function in (
+                credential_db.ensure_credentials_schema,
+                credential_db.migrate_credential_db_schema,
+            ):
+                if autocommit:
+                    connection.execute("BEGIN")
+                connection.execute("INSERT INTO theirs VALUES (1)")
+                function(connection)
+                assert connection.autocommit is autocommit
+                if not autocommit:
+                    assert connection.in_transaction, "with autocommit=False there always is one"
+        assert plain_vault.value("SELECT count(*) FROM theirs") == 2
+        assert plain_vault.stamps() == STAMPS
 
     def test_ensure_waits_for_no_upgrade_of_another_file(
         self, plain_vault: Vault, tmp_path: Path

@@ -16,6 +16,7 @@ from credential_db.passphrase import Passphrase
 
 CIPHER_SETTINGS = ("cipher_compatibility", "kdf_iter", "cipher_page_size")
 
+_BY_ISOLATION_LEVEL = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, new in Python 3.12
 _LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
 _IN_MEMORY = 16 * 2**20  # bytes of a database whose changes may all be held in memory
 _PRIVATE_FILE = 0o600
@@ -307,9 +308,10 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
     with plain_rows(connection):
         if _size(connection) <= _IN_MEMORY:
             pragmas["cache_spill"] = 0  # a refused upgrade then never writes to the file at all
-        connection.isolation_level = None
         if autocommit is not None:
-            connection.autocommit = True  # type: ignore[attr-defined]  # as tested
+            # Where it is True, commit() and rollback() do nothing.
+            connection.autocommit = _BY_ISOLATION_LEVEL  # type: ignore[attr-defined]  # as tested
+        connection.isolation_level = None
         before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
         try:
             for name, value in pragmas.items():
@@ -321,9 +323,9 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
                     # secure_delete reads 2 for FAST and takes 2 for ON
                     written = "FAST" if (name, value) == ("secure_delete", 2) else value
                     _give_back(connection, f"PRAGMA {name} = {written}")
+                connection.isolation_level = isolation_level
                 if autocommit is not None:
                     connection.autocommit = autocommit  # type: ignore[attr-defined]  # as tested
-                connection.isolation_level = isolation_level
 
 
 def _size(connection: DBAPIConnection) -> int:

@@ -243,7 +243,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
         CredentialDBError: As ``upgrade``.
     """
     try:
-        conn.commit()
+        _commit(conn)
         present = _rows(
             conn,
             "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
@@ -253,6 +253,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
             return
         from credential_db.legacy import LAST_LEGACY_VERSION
 
+        _end_transaction(conn)
         if LAST_LEGACY_VERSION < SCHEMA_VERSION > _rows(conn, "PRAGMA user_version")[0][0]:
             upgrade(conn)
         else:
@@ -275,12 +276,24 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
     try:
         if _rows(conn, "PRAGMA user_version")[0][0] >= SCHEMA_VERSION:
             return
-        conn.commit()
+        _end_transaction(conn)
         upgrade(conn)
         return
     except Exception as error:
         failure = Target(conn).clean(error)
     raise failure
+
+
+def _commit(connection: DBAPIConnection) -> None:
+    connection.commit()
+    if getattr(connection, "autocommit", None) is True:
+        _end_transaction(connection)  # which commit() leaves alone then
+
+
+def _end_transaction(connection: DBAPIConnection) -> None:
+    """With ``autocommit=False``, new in Python 3.12, ``commit()`` begins the next one at once."""
+    if connection.in_transaction:
+        connection.execute("COMMIT")
 
 
 def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
