@@ -277,7 +277,7 @@ def waiting(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
-            connection.execute(f"PRAGMA busy_timeout = {before}")
+            _give_back(connection, f"PRAGMA busy_timeout = {before}")
 
 
 def _busy_timeout(connection: DBAPIConnection) -> int:
