@@ -278,9 +278,11 @@ def test_what_a_bump_asks_for_is_asked_by_a_test(project: Project) -> None:
     record = project.path / "tests" / "schemas" / f"v{NEXT}.sql"
     record.write_text(asked(rf"^write tests/schemas/v{NEXT}.sql[^\n]*\n(CREATE.*?;\n)\n?(?:_|=|F)"))
     # The rest of what a user relies on then works as it did.
+    entry_points = "tests/test_python_interface.py::TestLegacyEntryPoints"
     again = ask(
         "tests/test_upgrade_legacy_files.py",
-        "tests/test_python_interface.py::TestLegacyEntryPoints",
+        f"{entry_points}::test_a_new_file_gets_the_current_schema",
+        f"{entry_points}::test_migrate_brings_an_older_file_up",
         "tests/test_command_line.py::test_stamp_purge_repairs_a_stamp",
     )
     assert " passed" in again, again

@@ -346,6 +346,7 @@ class TestLegacyEntryPoints:
                 assert not connection.in_transaction
         assert credential_db.status(plain_vault.path).state == "current"
 
+    @pytest.mark.skipif(SCHEMA_VERSION > 2, reason="newer tables do not fit an older file")
     def test_ensure_adds_what_is_missing_and_touches_nothing_else(self, plain_vault: Vault) -> None:
         plain_vault.create(tables={"credentials": 0, "proxy_tokens": 0}, content=())
         tokens = plain_vault.content()["proxy_tokens"]
