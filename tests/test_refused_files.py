@@ -66,7 +66,7 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         V1,
         1,
         ("ALTER TABLE proxy_tokens DROP COLUMN scope",),
-        ("proxy_tokens", "no scope"),
+        ("proxy_tokens", "no scope", "which no version had"),
     ),
     "both the old and the new key column": (
         V0,
