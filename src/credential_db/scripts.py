@@ -75,9 +75,11 @@ def shape_of(metadata: MetaData) -> Shape:
 def empty_database() -> Iterator[Connection]:
     """One in memory, to try things on."""
     engine = create_engine("sqlite://")
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def shape(connection: Connection) -> Shape:
