@@ -34,7 +34,7 @@ def upgrades(
     rounds: int,
     of: Callable[[list[float]], float] = min,
 ) -> dict[str, float]:
-    """Seconds to upgrade a file, the best of all rounds; each run has a fresh copy of it."""
+    """Seconds to upgrade a file, the best ``of`` all rounds; each run has a fresh copy of it."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (source, upgrade) in contenders.items():

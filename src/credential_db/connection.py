@@ -271,23 +271,16 @@ def refuse_transaction(connection: DBAPIConnection) -> None:
 @contextlib.contextmanager
 def waiting(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
     """Let a connection wait this many seconds for other programs' locks."""
-    before = _busy_timeout(connection)
-    connection.execute(f"PRAGMA busy_timeout = {_milliseconds(timeout)}")
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    (before,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+    milliseconds = int(min(timeout * 1000, _LONGEST_TIMEOUT))
+    connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
     finally:
         with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
             _give_back(connection, f"PRAGMA busy_timeout = {before}")
-
-
-def _busy_timeout(connection: DBAPIConnection) -> int:
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return int(cursor.execute("PRAGMA busy_timeout").fetchone()[0])
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(min(seconds * 1000, _LONGEST_TIMEOUT))
 
 
 @contextlib.contextmanager
@@ -304,13 +297,13 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
     refuse_transaction(connection)
     isolation_level = connection.isolation_level
     autocommit = getattr(connection, "autocommit", None)  # new in Python 3.12
-    pragmas = {**_PRAGMAS, "busy_timeout": _milliseconds(timeout)}
-    with plain_rows(connection):
+    pragmas = dict(_PRAGMAS)
+    with plain_rows(connection), waiting(connection, timeout):
         if _size(connection) <= _IN_MEMORY:
             pragmas["cache_spill"] = 0  # a refused upgrade then never writes to the file at all
         if autocommit is not None:
             # Where it is True, commit() and rollback() do nothing.
-            connection.autocommit = _BY_ISOLATION_LEVEL  # type: ignore[attr-defined]  # as tested
+            connection.autocommit = _BY_ISOLATION_LEVEL  # type: ignore[attr-defined]  # until 3.12
         connection.isolation_level = None
         before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
         try:
@@ -325,7 +318,7 @@ def borrowed(connection: DBAPIConnection, timeout: float) -> Iterator[None]:
                     _give_back(connection, f"PRAGMA {name} = {written}")
                 connection.isolation_level = isolation_level
                 if autocommit is not None:
-                    connection.autocommit = autocommit  # type: ignore[attr-defined]  # as tested
+                    connection.autocommit = autocommit  # type: ignore[attr-defined]  # until 3.12
 
 
 def _size(connection: DBAPIConnection) -> int:

@@ -19,7 +19,7 @@ class BorrowedSQLite(SQLiteDialect_pysqlite):
 
     supports_statement_cache = True
 
-    def on_connect(self) -> None:  # type: ignore[override]  # None: nothing to do
+    def on_connect(self) -> None:  # type: ignore[override]  # None is allowed: nothing to do
         """Do not install SQLAlchemy's ``regexp()`` and ``floor()`` over the owner's."""
 
     def do_close(self, dbapi_connection: Any) -> None:

@@ -20,7 +20,7 @@ def driver_connection() -> DBAPIConnection:
     """
     connection = op.get_bind().connection.driver_connection
     assert connection is not None, "a connection in use has one"
-    return connection  # type: ignore[no-any-return]  # it comes from engine.py
+    return connection  # type: ignore[no-any-return]  # SQLAlchemy knows no type of it
 
 
 def has_column(table: str, column: str) -> bool:
