@@ -16,25 +16,26 @@ from alembic.script import write_hooks
 from alembic.util import CommandError
 from sqlalchemy import text
 
-from credential_db import autogenerate, legacy, scripts
-from credential_db.backup import back_up, refuse_existing
-from credential_db.connection import borrowed, plain_rows
+from credential_db import scripts, shim
 from credential_db.current import SCHEMA_VERSION, is_current
-from credential_db.dbapi import DBAPIConnection
-from credential_db.engine import sqlalchemy_connection
-from credential_db.failures import clean
-from credential_db.invariants import Invariants
 from credential_db.options import Options, ask_for_passphrase, options_of
 from credential_db.schema import metadata
-from credential_db.scrub import scrub
-from credential_db.shape import Shape, column_names
+from credential_db.sqlite import autogenerate
+from credential_db.sqlite.backup import back_up, refuse_existing
+from credential_db.sqlite.connection import borrowed, plain_rows
+from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.engine import sqlalchemy_connection
+from credential_db.sqlite.failures import clean
+from credential_db.sqlite.scrub import scrub
+from credential_db.sqlite.shape import Shape, column_names
+from credential_db.sqlite.survival import Invariants
 
 logger = logging.getLogger("credential_db")
 config = context.config
 script = context.script
 
 at_command_line = config.cmd_opts is not None
-CURRENT = legacy.revision_of(SCHEMA_VERSION)
+CURRENT = shim.revision_of(SCHEMA_VERSION)
 
 
 @write_hooks.register("ruff_where_installed")
@@ -85,12 +86,12 @@ def write_script() -> None:
         if start not in (None, "base"):
             # A legacy file has no stamp yet for the script to move.
             context.execute(
-                f"CREATE TABLE IF NOT EXISTS {legacy.VERSION_TABLE}"
+                f"CREATE TABLE IF NOT EXISTS {shim.VERSION_TABLE}"
                 " (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
             )
             context.execute(
-                f"INSERT INTO {legacy.VERSION_TABLE} SELECT '{start}'"
-                f" WHERE NOT EXISTS (SELECT 1 FROM {legacy.VERSION_TABLE})"
+                f"INSERT INTO {shim.VERSION_TABLE} SELECT '{start}'"
+                f" WHERE NOT EXISTS (SELECT 1 FROM {shim.VERSION_TABLE})"
             )
         context.run_migrations()
 
@@ -126,7 +127,7 @@ def destination() -> object:
 def look(connection: DBAPIConnection) -> None:
     """Run a command that only reads, on a legacy file as if it were stamped."""
     with plain_rows(connection), scripts.replayed(script) as (history, head):
-        found = legacy.recognize(connection, history)
+        found = shim.recognize(connection, history)
         with (
             stamped_for_now(connection, found),
             sqlalchemy_connection(connection, writing=False) as wrapper,
@@ -140,23 +141,21 @@ def look(connection: DBAPIConnection) -> None:
 
 
 @contextlib.contextmanager
-def stamped_for_now(connection: DBAPIConnection, found: legacy.Found) -> Iterator[None]:
+def stamped_for_now(connection: DBAPIConnection, found: shim.Found) -> Iterator[None]:
     """Show Alembic the version that the shim sees, in a temporary table."""
     if found.version is None or found.stamped:
         yield
         return
-    revision = legacy.revision_of(found.version)
+    revision = shim.revision_of(found.version)
     (query_only,) = connection.execute("PRAGMA query_only").fetchone()
     connection.execute("PRAGMA query_only = OFF")
-    connection.execute(
-        f"CREATE TEMP TABLE {legacy.VERSION_TABLE} AS SELECT '{revision}' version_num"
-    )
+    connection.execute(f"CREATE TEMP TABLE {shim.VERSION_TABLE} AS SELECT '{revision}' version_num")
     connection.execute(f"PRAGMA query_only = {query_only}")
     try:
         yield
     finally:
         connection.execute("PRAGMA query_only = OFF")
-        connection.execute(f"DROP TABLE temp.{legacy.VERSION_TABLE}")
+        connection.execute(f"DROP TABLE temp.{shim.VERSION_TABLE}")
         connection.execute(f"PRAGMA query_only = {query_only}")
 
 
@@ -178,7 +177,7 @@ def change(connection: DBAPIConnection, options: Options) -> None:
             on_version_apply=(number_follows_stamp, lambda **_: invariants.after_revision()),
         )
         with context.begin_transaction() as transaction:
-            before = legacy.recognize(connection, history, ignore_stamp=migration.purge)
+            before = shim.recognize(connection, history, ignore_stamp=migration.purge)
             if options.backup and not options.dry_run:
                 back_up(
                     connection,
@@ -192,7 +191,7 @@ def change(connection: DBAPIConnection, options: Options) -> None:
             invariants.remember((*history, model))
             context.run_migrations()
             drop_empty_stamp(connection)
-            after = legacy.recognize(connection, history)
+            after = shim.recognize(connection, history)
             expected = [] if after.version is None else [history[after.version]]
             invariants.check([*expected, model] if after.version == len(history) - 1 else expected)
             replaced_pem = held_pem and not holds_pem(connection)
@@ -209,7 +208,7 @@ def change(connection: DBAPIConnection, options: Options) -> None:
 
 def adopt(
     connection: DBAPIConnection,
-    found: legacy.Found,
+    found: shim.Found,
     history: Sequence[Shape],
     migration: MigrationContext,
 ) -> None:
@@ -221,19 +220,19 @@ def adopt(
             connection.execute(statement)
     if not found.stamped:
         logger.info("Adopting a file of schema version %d", found.version)
-        migration.stamp(script, legacy.revision_of(found.version))
+        migration.stamp(script, shim.revision_of(found.version))
 
 
 def number_follows_stamp(*, ctx: MigrationContext, heads: set[str], **_: Any) -> None:
     """Legacy software goes by PRAGMA user_version, so it moves with every stamp."""
-    versions = [legacy.version_of(head) or 0 for head in heads]
+    versions = [shim.version_of(head) or 0 for head in heads]
     ctx.execute(text(f"PRAGMA user_version = {max(versions, default=0)}"))
 
 
 def drop_empty_stamp(connection: DBAPIConnection) -> None:
     """Below v0 a file is not under Alembic any more, and does not say so."""
-    if not connection.execute(f"SELECT 1 FROM main.{legacy.VERSION_TABLE}").fetchone():
-        connection.execute(f"DROP TABLE main.{legacy.VERSION_TABLE}")
+    if not connection.execute(f"SELECT 1 FROM main.{shim.VERSION_TABLE}").fetchone():
+        connection.execute(f"DROP TABLE main.{shim.VERSION_TABLE}")
         connection.execute("PRAGMA main.user_version = 0")
 
 

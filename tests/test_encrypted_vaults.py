@@ -17,8 +17,8 @@ from sqlcipher3 import dbapi2 as sqlcipher
 import credential_db
 from conftest import CommandLine
 from credential_db import SCHEMA_VERSION, CredentialDBError, NotADatabase
-from credential_db.failures import is_driver_error
-from credential_db.passphrase import Passphrase
+from credential_db.sqlite.failures import is_driver_error
+from credential_db.sqlite.passphrase import Passphrase
 from vaults import Vault, ed25519_key, keys, upgraded
 
 HEADER = b"SQLite format 3"

@@ -11,8 +11,8 @@ from alembic.script import ScriptDirectory
 
 import credential_db
 from credential_db import current, scripts
-from credential_db.legacy import version_of
-from credential_db.shape import Shape, read_shape
+from credential_db.shim import version_of
+from credential_db.sqlite.shape import Shape, read_shape
 
 SCHEMAS = Path(__file__).parent / "schemas"
 

@@ -28,7 +28,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import credential_db
-from credential_db import keys, scripts
+from credential_db import key_conversion, scripts
 from credential_db.openssh import BadKey, load_openssh
 from vaults import HEAD, Key, Vault, ed25519_key, fingerprint, rsa_key
 
@@ -127,11 +127,16 @@ def rsa_pkcs8(numbers: Mapping[str, int]) -> bytes:
 
 def test_the_helpers_write_what_other_software_reads() -> None:
     numbers = rsa_numbers(BASE["rsa"])
-    assert keys.to_pkcs8(rsa_container(numbers), "rsa", BASE["rsa"].public_blob) == BASE["rsa"].der
+    assert (
+        key_conversion.to_pkcs8(rsa_container(numbers), "rsa", BASE["rsa"].public_blob)
+        == BASE["rsa"].der
+    )
     assert rsa_pkcs8(numbers) == BASE["rsa"].der
     seed, public = BASE["ed25519"].der[-32:], BASE["ed25519"].public_blob[-32:]
     pem = ed25519_container(seed, public)
-    assert keys.to_pkcs8(pem, "ed25519", BASE["ed25519"].public_blob) == BASE["ed25519"].der
+    assert (
+        key_conversion.to_pkcs8(pem, "ed25519", BASE["ed25519"].public_blob) == BASE["ed25519"].der
+    )
 
 
 # Every way to be bad: what to change in a good row, and what the reason has to say
@@ -483,7 +488,7 @@ SMALL = {"n": 55, "e": 3, "d": 7, "p": 5, "q": 11, "dmp1": 3, "dmq1": 7, "iqmp":
 def agree(**changed: int) -> bool:
     numbers = {**SMALL, **changed}
     public = rsa.RSAPublicNumbers(numbers.pop("e"), numbers.pop("n"))
-    return keys.rsa_numbers_agree(rsa.RSAPrivateNumbers(public_numbers=public, **numbers))
+    return key_conversion.rsa_numbers_agree(rsa.RSAPrivateNumbers(public_numbers=public, **numbers))
 
 
 def test_small_rsa_numbers_agree() -> None:
@@ -692,7 +697,7 @@ def test_a_damaged_pem_is_the_right_key_or_refused(
     else:
         pem = edited(key.pem, edits)
     try:
-        der = keys.to_pkcs8(pem, key.key_type, key.public_blob)
+        der = key_conversion.to_pkcs8(pem, key.key_type, key.public_blob)
     except BadKey:
         return
     assert der == key.der, "a key that is not the stored one must not be written"
@@ -779,7 +784,7 @@ def test_a_damaged_der_is_the_right_key_or_refused(
     key = BASE[kind]
     damaged = edited(key.der, edits)
     try:
-        pem = keys.to_openssh(damaged, key.key_type, key.public_blob)
+        pem = key_conversion.to_openssh(damaged, key.key_type, key.public_blob)
     except BadKey:
         return
     assert pkcs8(load_ssh_private_key(pem, None)) == key.der, (
@@ -801,7 +806,7 @@ def test_a_damaged_public_half_is_always_refused(
     damaged = edited(key.public_blob, edits)
     if damaged != key.public_blob:
         with pytest.raises(BadKey, match="public_blob"):
-            keys.to_pkcs8(key.pem, key.key_type, damaged)
+            key_conversion.to_pkcs8(key.pem, key.key_type, damaged)
 
 
 # The real ssh-keygen has the last word

@@ -262,7 +262,7 @@ def test_a_long_conversion_says_how_far_it_is(
     plain_vault: Vault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain_vault.create(content=[ed25519_key(number) for number in range(300)])
-    monkeypatch.setattr("credential_db.keys._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("credential_db.key_conversion._PROGRESS_EVERY", 0.0)
     with caplog.at_level(logging.INFO):
         credential_db.upgrade(plain_vault.path)
     assert [message for message in caplog.messages if " of 300 " in message] == [

@@ -8,7 +8,7 @@ Revises:
 import sqlalchemy as sa
 from alembic import op
 
-from credential_db.revising import refuse_rows
+from credential_db.sqlite.revising import refuse_rows
 
 revision = "v0"
 down_revision = None

@@ -8,8 +8,8 @@ Revises: v0
 import sqlalchemy as sa
 from alembic import op
 
-from credential_db.keys import convert_keys
-from credential_db.revising import dependants_kept, has_check, has_column, rewrite_rows
+from credential_db.key_conversion import convert_keys
+from credential_db.sqlite.revising import dependants_kept, has_check, has_column, rewrite_rows
 
 revision = "v1"
 down_revision = "v0"

@@ -7,7 +7,7 @@ Revises: v1
 
 from alembic import op
 
-from credential_db.revising import has_column
+from credential_db.sqlite.revising import has_column
 
 revision = "v2"
 down_revision = "v1"

@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING
 
 from credential_db.current import SCHEMA_VERSION
-from credential_db.errors import (
+from credential_db.interface import (
+    Status,
+    Upgrade,
+    ensure_credentials_schema,
+    migrate_credential_db_schema,
+    status,
+    upgrade,
+)
+from credential_db.sqlite.errors import (
     CredentialDBError,
     DatabaseBusy,
     KeyConversionError,
@@ -12,14 +20,6 @@ from credential_db.errors import (
     ReadOnlyDatabase,
     SchemaTooNew,
     UnrecognizedSchema,
-)
-from credential_db.migrate import (
-    Status,
-    Upgrade,
-    ensure_credentials_schema,
-    migrate_credential_db_schema,
-    status,
-    upgrade,
 )
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ A test holds these constants against Alembic's head and the metadata, and says w
 import sqlite3
 from collections.abc import Mapping
 
-from credential_db.connection import file_uri
-from credential_db.dbapi import DBAPIConnection
+from credential_db.sqlite.connection import file_uri
+from credential_db.sqlite.driver import DBAPIConnection
 
 SCHEMA_VERSION = 2
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from alembic.config import Config
 
 from credential_db import passphrase_sources
-from credential_db.connection import connect_to_read, exists
-from credential_db.errors import CredentialDBError, NotADatabase
-from credential_db.passphrase import Passphrase
-from credential_db.target import Target
+from credential_db.sqlite.connection import connect_to_read, exists
+from credential_db.sqlite.errors import CredentialDBError, NotADatabase
+from credential_db.sqlite.passphrase import Passphrase
+from credential_db.sqlite.target import Target
 
 X_ARGUMENTS = {
     "db": "-x db=PATH_OR_URL names the database",

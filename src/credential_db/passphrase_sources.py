@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from credential_db.errors import CredentialDBError
-from credential_db.passphrase import Passphrase
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.passphrase import Passphrase
 
 
 def of_environment() -> Passphrase | None:

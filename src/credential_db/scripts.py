@@ -11,8 +11,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, create_engine
 
-from credential_db.legacy import version_of
-from credential_db.shape import Shape, read_shape
+from credential_db.shim import version_of
+from credential_db.sqlite.shape import Shape, read_shape
 
 
 def config() -> Config:

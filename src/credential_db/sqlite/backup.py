@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from credential_db.connection import connect
-from credential_db.dbapi import DBAPIConnection, driver, main_file
-from credential_db.errors import CredentialDBError
-from credential_db.passphrase import Passphrase
+from credential_db.sqlite.connection import connect
+from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.passphrase import Passphrase
 
 
 def refuse_existing(path: str) -> None:

@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from credential_db import scripts
-from credential_db.dbapi import DBAPIConnection, quoted
-from credential_db.legacy import revision_of
-from credential_db.shape import Shape, column_names, definition_of, is_autoincrement
+from credential_db.shim import revision_of
+from credential_db.sqlite.driver import DBAPIConnection, quoted
+from credential_db.sqlite.shape import Shape, column_names, definition_of, is_autoincrement
 
 
 class Difference(ops.MigrateOperation):

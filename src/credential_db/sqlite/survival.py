@@ -11,10 +11,10 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from credential_db.dbapi import DBAPIConnection, quoted
-from credential_db.errors import CredentialDBError, UnrecognizedSchema
-from credential_db.failures import is_driver_error
-from credential_db.shape import Shape, column_names, definition_of, is_autoincrement
+from credential_db.sqlite.driver import DBAPIConnection, quoted
+from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
+from credential_db.sqlite.failures import is_driver_error
+from credential_db.sqlite.shape import Shape, column_names, definition_of, is_autoincrement
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from credential_db.dbapi import DBAPIConnection, quoted
+from credential_db.sqlite.driver import DBAPIConnection, quoted
 
 
 class Shape(NamedTuple):

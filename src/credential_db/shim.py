@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from credential_db.dbapi import DBAPIConnection
-from credential_db.errors import SchemaTooNew, UnrecognizedSchema
-from credential_db.shape import Shape, column_names
+from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
+from credential_db.sqlite.shape import Shape, column_names
 
 LAST_LEGACY_VERSION = 2
 VERSION_TABLE = "alembic_version"

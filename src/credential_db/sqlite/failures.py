@@ -8,7 +8,7 @@ here, to be raised outside of any ``except`` block.
 import errno
 import sqlite3
 
-from credential_db.errors import (
+from credential_db.sqlite.errors import (
     CredentialDBError,
     DatabaseBusy,
     NotADatabase,

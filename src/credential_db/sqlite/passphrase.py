@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from credential_db.errors import CredentialDBError
+from credential_db.sqlite.errors import CredentialDBError
 
 RAW_KEY_SIZES = (32, 48)  # bytes: a key, or a key and its salt
 

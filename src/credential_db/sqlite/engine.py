@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import StaticPool
 
-from credential_db.dbapi import DBAPIConnection, driver, main_file
+from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
 
 
 class BorrowedSQLite(SQLiteDialect_pysqlite):

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from credential_db.dbapi import DBAPIConnection, driver
-from credential_db.errors import KeyConversionError, KeyProblem
 from credential_db.openssh import BadKey, load_openssh
+from credential_db.sqlite.driver import DBAPIConnection, driver
+from credential_db.sqlite.errors import KeyConversionError, KeyProblem
 
 logger = logging.getLogger(__name__)
 

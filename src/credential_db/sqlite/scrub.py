@@ -2,8 +2,8 @@
 
 import logging
 
-from credential_db.dbapi import DBAPIConnection, quoted
-from credential_db.failures import is_driver_error
+from credential_db.sqlite.driver import DBAPIConnection, quoted
+from credential_db.sqlite.failures import is_driver_error
 
 logger = logging.getLogger(__name__)
 

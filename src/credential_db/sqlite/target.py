@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from credential_db.connection import (
+from credential_db.sqlite.connection import (
     connect_to_read,
     connect_to_write,
     create_private_file,
@@ -18,10 +18,10 @@ from credential_db.connection import (
     refuse_transaction,
     sqlcipher_hint,
 )
-from credential_db.dbapi import DBAPIConnection, is_dbapi_connection, main_file
-from credential_db.errors import CredentialDBError
-from credential_db.failures import clean
-from credential_db.passphrase import Passphrase
+from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, main_file
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.failures import clean
+from credential_db.sqlite.passphrase import Passphrase
 
 if TYPE_CHECKING:
     import sqlalchemy

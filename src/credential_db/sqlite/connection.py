@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from credential_db.dbapi import DBAPIConnection, driver
-from credential_db.errors import CredentialDBError, NotADatabase
-from credential_db.passphrase import Passphrase
+from credential_db.sqlite.driver import DBAPIConnection, driver
+from credential_db.sqlite.errors import CredentialDBError, NotADatabase
+from credential_db.sqlite.passphrase import Passphrase
 
 CIPHER_SETTINGS = ("cipher_compatibility", "kdf_iter", "cipher_page_size")
 

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from credential_db.connection import borrowed, lock_holders, plain_rows, waiting
 from credential_db.current import COLUMNS, SCHEMA_VERSION, is_current, is_current_file
-from credential_db.dbapi import DBAPIConnection, is_dbapi_connection
-from credential_db.errors import DatabaseBusy, SchemaTooNew, UnrecognizedSchema
-from credential_db.failures import clean
-from credential_db.passphrase import Passphrase
-from credential_db.target import Target
+from credential_db.sqlite.connection import borrowed, lock_holders, plain_rows, waiting
+from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection
+from credential_db.sqlite.errors import DatabaseBusy, SchemaTooNew, UnrecognizedSchema
+from credential_db.sqlite.failures import clean
+from credential_db.sqlite.passphrase import Passphrase
+from credential_db.sqlite.target import Target
 
 if TYPE_CHECKING:
-    from credential_db.target import AnyTarget
+    from credential_db.sqlite.target import AnyTarget
 
 # Alembic's commands work through module-level proxies: two threads would run each other's.
 _one_at_a_time = threading.Lock()
@@ -213,15 +213,15 @@ def _look(connection: DBAPIConnection) -> Status:
         return Status("current", SCHEMA_VERSION, SCHEMA_VERSION, f"version {SCHEMA_VERSION}")
     from alembic.script import ScriptDirectory  # only where it is not that simple
 
-    from credential_db import legacy, scripts
+    from credential_db import scripts, shim
 
     with _one_at_a_time:
         history = scripts.history(ScriptDirectory.from_config(scripts.config()))
     head = len(history) - 1
     try:
-        version, stamped, missing = legacy.recognize(connection, history)
+        version, stamped, missing = shim.recognize(connection, history)
     except SchemaTooNew as error:
-        return Status("ahead", legacy.user_version(connection), head, str(error))
+        return Status("ahead", shim.user_version(connection), head, str(error))
     except UnrecognizedSchema as error:
         return Status("unrecognized", None, head, str(error))
     lacks = f", without table {', '.join(missing)}" if missing else ""
@@ -251,7 +251,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
         )
         if present == [(len(COLUMNS),)]:
             return
-        from credential_db.legacy import LAST_LEGACY_VERSION
+        from credential_db.shim import LAST_LEGACY_VERSION
 
         _end_transaction(conn)
         if LAST_LEGACY_VERSION < SCHEMA_VERSION > _rows(conn, "PRAGMA user_version")[0][0]:
@@ -304,8 +304,8 @@ def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
 
 
 def _create_missing_tables(connection: DBAPIConnection) -> None:
-    from credential_db.engine import sqlalchemy_connection
     from credential_db.schema import metadata
+    from credential_db.sqlite.engine import sqlalchemy_connection
 
     with (
         borrowed(connection, _TIMEOUT),

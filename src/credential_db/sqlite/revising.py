@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from alembic import op
 from alembic.util import CommandError
 
-from credential_db.dbapi import DBAPIConnection, quoted
-from credential_db.errors import CredentialDBError
-from credential_db.invariants import Dependants, triggers_suspended
-from credential_db.shape import checks, column_names
+from credential_db.sqlite.driver import DBAPIConnection, quoted
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.shape import checks, column_names
+from credential_db.sqlite.survival import Dependants, triggers_suspended
 
 
 def driver_connection() -> DBAPIConnection:
