@@ -1,4 +1,4 @@
-"""${message}
+"""${up_revision}: ${message.rstrip(".")}.
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}
@@ -6,14 +6,19 @@ Create Date: ${create_date}
 
 """
 
+% if "sa." in (upgrades or "") + (downgrades or ""):
 import sqlalchemy as sa
 
-from alembic import op
-${imports if imports else ""}
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-branch_labels = ${repr(branch_labels)}
-depends_on = ${repr(depends_on)}
+% endif
+${imports + "\n" if imports else ""}\
+% if upgrades or downgrades:
+from credential_db.sqlite.revising import op
+
+% endif
+revision = "${up_revision}"
+down_revision = "${down_revision}"
+branch_labels = None
+depends_on = None
 
 
 def upgrade() -> None:

@@ -5,7 +5,8 @@ from contextlib import closing
 import pytest
 
 import credential_db
-from credential_db.current import COLUMNS, SCHEMA_VERSION, is_current
+from credential_db.current import is_current
+from credential_db.head import COLUMNS, SCHEMA_VERSION
 from vaults import Vault
 
 HEAD = f"v{SCHEMA_VERSION}"

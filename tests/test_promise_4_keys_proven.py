@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 
 import credential_db
 from credential_db import key_conversion, scripts
-from credential_db.openssh import BadKey, load_openssh
+from credential_db.openssh import load_openssh
+from credential_db.sqlite.row_conversion import BadRow
 from vaults import HEAD, Key, Vault, ed25519_key, fingerprint, rsa_key
 
 needs_ssh_keygen = pytest.mark.skipif(
@@ -698,7 +699,7 @@ def test_a_damaged_pem_is_the_right_key_or_refused(
         pem = edited(key.pem, edits)
     try:
         der = key_conversion.to_pkcs8(pem, key.key_type, key.public_blob)
-    except BadKey:
+    except BadRow:
         return
     assert der == key.der, "a key that is not the stored one must not be written"
 
@@ -720,7 +721,7 @@ def test_an_ed25519_key_needs_no_general_loader(size: int, monkeypatch: pytest.M
 def test_junk_behind_the_padding_of_base64_is_refused(junk: bytes) -> None:
     pem = ed25519_with_comment(b"c" * 8)
     assert b"=\n" in pem
-    with pytest.raises(BadKey, match="cut off or corrupt"):
+    with pytest.raises(BadRow, match="cut off or corrupt"):
         load_openssh(pem.replace(b"=\n", b"=" + junk + b"\n"))
 
 
@@ -728,7 +729,7 @@ def test_junk_behind_the_padding_of_base64_is_refused(junk: bytes) -> None:
 def test_a_size_that_is_not_right_is_refused(difference: int) -> None:
     content = base64.b64decode(b"".join(ed25519_with_comment(b"c" * 16).split(b"\n")[1:-2]))
     size = int.from_bytes(content[94:98], "big") + difference
-    with pytest.raises(BadKey, match="cut off or corrupt"):
+    with pytest.raises(BadRow, match="cut off or corrupt"):
         load_openssh(armor(content[:94] + size.to_bytes(4, "big") + content[98:]))
 
 
@@ -750,7 +751,7 @@ def test_a_comment_or_padding_that_is_not_right_is_refused(
     key = BASE["ed25519"]
     section = b"\1\2\3\4" * 2 + key.public_blob
     section += string(key.der[-32:] + key.public_blob[-32:]) + comment_and_padding[1]
-    with pytest.raises(BadKey, match="cut off or corrupt"):
+    with pytest.raises(BadRow, match="cut off or corrupt"):
         load_openssh(container(key.public_blob, section))
 
 
@@ -770,7 +771,7 @@ def test_a_damaged_container_is_read_as_cryptography_reads_it(
     try:
         expected = pkcs8(load_ssh_private_key(pem, None))
     except Exception:
-        with pytest.raises(BadKey):
+        with pytest.raises(BadRow):
             load_openssh(pem)
     else:
         assert pkcs8(load_openssh(pem)) == expected, "_ED25519 accepts what is another key"
@@ -785,7 +786,7 @@ def test_a_damaged_der_is_the_right_key_or_refused(
     damaged = edited(key.der, edits)
     try:
         pem = key_conversion.to_openssh(damaged, key.key_type, key.public_blob)
-    except BadKey:
+    except BadRow:
         return
     assert pkcs8(load_ssh_private_key(pem, None)) == key.der, (
         "a key that is not the stored one must not be written"
@@ -805,7 +806,7 @@ def test_a_damaged_public_half_is_always_refused(
     key = BASE[kind]
     damaged = edited(key.public_blob, edits)
     if damaged != key.public_blob:
-        with pytest.raises(BadKey, match="public_blob"):
+        with pytest.raises(BadRow, match="public_blob"):
             key_conversion.to_pkcs8(key.pem, key.key_type, damaged)
 
 

@@ -430,13 +430,13 @@ class Failing(sqlite3.Connection):
     failure: type[Exception]
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if sql.startswith("UPDATE ssh_keys"):
+        if sql.startswith("UPDATE OR ABORT"):
             raise self.error(sql, parameters) from KeyError(parameters)
         return super().execute(sql, parameters)
 
     def error(self, sql: str, parameters: Any) -> Exception:
         if self.failure is UnicodeDecodeError:
-            return UnicodeDecodeError("utf-8", parameters[0], 0, 1, "invalid")
+            return UnicodeDecodeError("utf-8", KEYS[0].pem, 0, 1, "invalid")
         if issubclass(self.failure, sqlite3.Error):
             error = self.failure("refused")
             error.parameters = parameters  # type: ignore[attr-defined]  # as libraries do

@@ -131,7 +131,7 @@ def test_a_reader_in_the_way_of_the_scrub_is_a_warning_and_the_rest_goes_with_it
             assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
         assert left_behind(plain_vault, KEPT), "the reader still sees the old version"
         assert len(reader.execute("SELECT private_pem FROM ssh_keys").fetchall()) == len(KEPT)
-        assert "old private keys remain" in caplog.text, "say so where the scrub is prevented"
+        assert "old secrets remain" in caplog.text, "say so where the scrub is prevented"
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         reader.execute("COMMIT")
     plain_vault.query("SELECT count(*) FROM ssh_keys")

@@ -24,9 +24,7 @@ import json, os, stat, sys, threading
 directory, umask, call = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 import credential_db
 from credential_db import scripts
-from credential_db.sqlite import backup
-from credential_db.sqlite import connection
-from credential_db.sqlite import target# so that the watch sees more
+from credential_db.sqlite import backup, opening, target  # so that the watch sees more
 
 seen = {}
 done = threading.Event()

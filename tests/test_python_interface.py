@@ -251,7 +251,7 @@ def test_progress_is_logged(plain_vault: Vault, caplog: pytest.LogCaptureFixture
         credential_db.upgrade(plain_vault.path)
     messages = [record.getMessage() for record in caplog.records]
     assert "Adopting a file of schema version 0" in messages
-    assert "3 SSH keys converted, each proven against its public half" in messages
+    assert "3 SSH keys converted, each proven before it was written" in messages
     assert [message[:24] for message in messages if message.startswith("Running")][:2] == [
         "Running upgrade v0 -> v1",
         "Running upgrade v1 -> v2",
@@ -262,12 +262,11 @@ def test_a_long_conversion_says_how_far_it_is(
     plain_vault: Vault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain_vault.create(content=[ed25519_key(number) for number in range(300)])
-    monkeypatch.setattr("credential_db.key_conversion._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("credential_db.sqlite.row_conversion._PROGRESS_EVERY", 0.0)
     with caplog.at_level(logging.INFO):
         credential_db.upgrade(plain_vault.path)
     assert [message for message in caplog.messages if " of 300 " in message] == [
-        "256 of 300 SSH keys converted",
-        "300 of 300 SSH keys converted",
+        "256 of 300 SSH keys converted, about 0 s left",
     ]
 
 

@@ -6,7 +6,6 @@ day, the encodings are written out with cryptography and hashlib.
 
 import base64
 import hashlib
-import re
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -26,58 +25,34 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from credential_db import SCHEMA_VERSION
+from credential_db import SCHEMA_VERSION, records
 
 HEAD = SCHEMA_VERSION
 STAMPS = (f"v{HEAD}", HEAD)  # of a current file: Alembic's, and PRAGMA user_version
 
-CREDENTIALS = """CREATE TABLE IF NOT EXISTS credentials (
-    credential_set TEXT NOT NULL,
-    provider       TEXT NOT NULL,
-    data           TEXT NOT NULL,              -- JSON, opaque here
-    PRIMARY KEY (credential_set, provider)
-)"""
-SSH_KEYS = """CREATE TABLE IF NOT EXISTS ssh_keys (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    key_type     TEXT    NOT NULL CHECK (key_type IN ('ed25519','rsa')),
-    {private}    BLOB    NOT NULL,
-    public_blob  BLOB    NOT NULL,             -- SSH wire format
-    comment      TEXT    NOT NULL DEFAULT '',
-    fingerprint  TEXT    NOT NULL UNIQUE,
-    created_at   TEXT    NOT NULL DEFAULT (datetime('now'))
-)"""
-ASSIGNMENTS = """CREATE TABLE IF NOT EXISTS ssh_key_assignments (
-    scope        TEXT    NOT NULL,
-    key_id       INTEGER NOT NULL REFERENCES ssh_keys(id) ON DELETE CASCADE,
-    assigned_at  TEXT    NOT NULL DEFAULT (datetime('now')),
-    PRIMARY KEY (scope, key_id)
-)"""
-PROXY_TOKENS = """CREATE TABLE IF NOT EXISTS proxy_tokens (
-    token          TEXT PRIMARY KEY,
-    scope          TEXT NOT NULL,
-    {label}        TEXT NOT NULL,
-    credential_set TEXT NOT NULL,
-    provider       TEXT NOT NULL
-)"""
 TABLES = ("credentials", "ssh_keys", "ssh_key_assignments", "proxy_tokens")
-CHECK = " CHECK (key_type IN ('ed25519','rsa'))"
+CHECK = "    CHECK (key_type IN ('ed25519','rsa')),\n"
 
 
 def ddl(version: int, *, check: bool = True) -> dict[str, str]:
-    """The statements that create each table in the shape of one version."""
-    ssh_keys = SSH_KEYS.format(private="private_pem" if version < 1 else "private_der")
-    return {
-        "credentials": CREDENTIALS,
-        "ssh_keys": ssh_keys if check else ssh_keys.replace(CHECK, ""),
-        "ssh_key_assignments": ASSIGNMENTS,
-        "proxy_tokens": PROXY_TOKENS.format(label="task" if version < 2 else "subject"),
-    }
+    """The statements that create each table in the shape of one version, by the record."""
+    tables = dict(records.record(version).statements)
+    statements = {table: statement for table, (statement, *_) in tables.items()}
+    if not check:
+        assert CHECK in statements["ssh_keys"]
+        statements["ssh_keys"] = statements["ssh_keys"].replace(CHECK, "")
+    return statements
+
+
+RENAMED = {"private_pem": "private_der", "task": "subject"}  # since a file of version 0
 
 
 def _known(table: str, names: list[str]) -> Collection[str]:
+    """Of this project's tables, what version 2 and the head both have, and what it was before."""
     if table not in TABLES:
         return names
-    return set(re.findall(r"^    (\w+) ", "\n".join(ddl(n)[table] for n in range(3)), re.MULTILINE))
+    both = records.record(2).columns[table] & records.record(HEAD).columns.get(table, frozenset())
+    return [name for name in names if RENAMED.get(name, name) in both]
 
 
 PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

@@ -6,9 +6,8 @@ Revises:
 """
 
 import sqlalchemy as sa
-from alembic import op
 
-from credential_db.sqlite.revising import refuse_rows
+from credential_db.sqlite.revising import op, refuse_rows
 
 revision = "v0"
 down_revision = None

@@ -5,9 +5,7 @@ Revises: v1
 
 """
 
-from alembic import op
-
-from credential_db.sqlite.revising import has_column
+from credential_db.sqlite.revising import has_column, op
 
 revision = "v2"
 down_revision = "v1"

@@ -2,20 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from credential_db.current import SCHEMA_VERSION
-from credential_db.interface import (
-    Status,
-    Upgrade,
+from credential_db.errors import KeyConversionError, KeyProblem
+from credential_db.head import SCHEMA_VERSION
+from credential_db.interface import Status, Upgrade, status, upgrade
+from credential_db.legacy_entry_points import (
     ensure_credentials_schema,
     migrate_credential_db_schema,
-    status,
-    upgrade,
 )
 from credential_db.sqlite.errors import (
     CredentialDBError,
     DatabaseBusy,
-    KeyConversionError,
-    KeyProblem,
     NotADatabase,
     ReadOnlyDatabase,
     SchemaTooNew,
@@ -24,6 +20,8 @@ from credential_db.sqlite.errors import (
 
 if TYPE_CHECKING:
     from credential_db.schema import metadata
+
+    __version__: str
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -37,6 +35,7 @@ __all__ = [
     "Status",
     "UnrecognizedSchema",
     "Upgrade",
+    "__version__",
     "ensure_credentials_schema",
     "metadata",
     "migrate_credential_db_schema",
@@ -46,9 +45,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import SQLAlchemy only when somebody asks for the metadata."""
+    """Import what costs time only when somebody asks for it."""
     if name == "metadata":
         from credential_db.schema import metadata
 
         return metadata
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("credential-db")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,36 +1,250 @@
-"""The console script ``credential-db``: Alembic's own command line over the packaged scripts."""
+"""The console script ``credential-db``: ``status``, and Alembic's commands over its own scripts.
 
-from collections.abc import Sequence
+``status`` and ``--version`` import neither Alembic nor SQLAlchemy.
+"""
 
-from alembic.config import CommandLine, Config
+import json
+import os
+import re
+import shlex
+import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
-from credential_db import scripts
-from credential_db.options import X_ARGUMENTS
+import credential_db
+from credential_db import SCHEMA_VERSION, CredentialDBError, Status, passphrase_sources
+from credential_db.sqlite.target import Target
 
-DESCRIPTION = "Alembic's command line over the schema of a credential vault."
-EPILOG = (
-    f"{'. '.join(X_ARGUMENTS.values())}. Without -x db, the environment variable CREDENTIAL_DB "
-    "names the database, and without that it is ./credentials.db. Put -x before the command: "
-    "credential-db -x db=PATH upgrade head"
+DEFAULT_DATABASE = "credentials.db"  # as alembic.ini says
+
+
+class NotUpToDate(CredentialDBError):
+    """The database is not as the command wants it, and the command is not one that changes it."""
+
+
+_EXIT_STATUSES: tuple[tuple[int, type[Exception] | tuple[()], str], ...] = (
+    (0, (), "done; of status: current"),
+    (1, (), "any other failure; of status: any failure at all"),
+    (2, (), "wrong usage"),
+    (3, NotUpToDate, "not up to date: something to upgrade or to create, or tables differ"),
+    (4, credential_db.SchemaTooNew, "a newer release wrote the database"),
+    (5, credential_db.UnrecognizedSchema, "its tables, number and stamp do not fit together"),
+    (6, credential_db.KeyConversionError, "stored keys cannot be converted"),
+    (7, credential_db.DatabaseBusy, "another program keeps it locked"),
+    (8, credential_db.NotADatabase, "no database, or its passphrase is missing or wrong"),
+    (9, credential_db.ReadOnlyDatabase, "it needs a change and cannot be written"),
+    (130, (), "interrupted"),
 )
+_OF_STATE = {"current": 0, "ahead": 4, "unrecognized": 5}  # any other: 3
+
+_COMMANDS = ("upgrade", "downgrade", "current", "check", "history", "heads", "show", "stamp")
+_REFUSED = {
+    **dict.fromkeys(
+        ("init", "list_templates", "edit", "revision"),
+        "the migration scripts stay as they are; to change the schema, work in a checkout, as "
+        "docs/changing-the-schema.md there says",
+    ),
+    "merge": "versions are one line (v0, v1, v2, ...); of two revisions with the same number, the "
+    "one that is not released takes the next",
+}
+
+# What a user can make Alembic say, and what to do about it: Alembic knows neither the file's name
+# nor this command's.
+_NOT_UP_TO_DATE = {
+    "not up to date|not on all head": "{file} is not at v{head}; run: {run} upgrade head",
+    "puts that right": "{run} -x repair=true upgrade head",
+    "New upgrade operations": "the tables of {file} are not those of schema.py; after a change "
+    "there, run in a checkout: credential-db revision --autogenerate -m MESSAGE",
+}
+_REMEDIES = {
+    "locate revision|No such rev": "there are v0 to v{head}; see: credential-db history",
+    "Relative rev|too far": "there are v0 to v{head}; to see where {file} is, run: {run} current",
+    "valid downgrade target": "a downgrade goes down; to see where {file} is, run: {run} current",
+    "Range revision": "a range is for scripts, with --sql; name the one revision to go to",
+    "requires <fromrev>|History range": "such as v{head}:v1 for a downgrade, else v1:v{head}",
+    "Requested range": "a range starts at the older revision",
+    "not a head revision|Multiple head": "versions are one line; leave out --head and --splice",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of Alembic's commands.
+    """Run one command.
 
     Args:
         arguments: As on a command line; those of the process where None.
 
     Raises:
-        SystemExit: With a status other than 0 after a failure, which is printed as one line.
+        SystemExit: After a failure, which is said in one line on standard error. Its status says
+            which kind of failure it was; ``--help`` lists them.
     """
-    command_line = CommandLine(prog="credential-db")
-    parser = command_line.parser
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    options = parser.parse_args(arguments)
-    if not hasattr(options, "cmd"):
-        parser.error("name a command, such as: upgrade head")
-    if options.config:
+    # Alembic takes -x before the command only; here it may stand anywhere.
+    options, words = _parser(add_help=False, allow_abbrev=False).parse_known_args(arguments)
+    try:
+        exit_status = _run(options, words)
+        sys.stdout.flush()
+    except CredentialDBError as error:
+        sys.stderr.write(f"FAILED: {' '.join(str(error).splitlines())}\n")
+        exit_status = next((n for n, kind, _ in _EXIT_STATUSES if isinstance(error, kind)), 1)
+    except OSError as error:
+        # Python would try once more to write what is left, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        exit_status = 141 if isinstance(error, BrokenPipeError) else 1  # 141: as shells say it
+        if exit_status == 1:
+            sys.stderr.write(f"FAILED: {error.strerror}: standard output or working directory\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        exit_status = 130
+    if exit_status:
+        sys.exit(exit_status)
+
+
+def _parser(**settings: Any) -> ArgumentParser:
+    """Of what may stand before and behind every command."""
+    parser = ArgumentParser("credential-db", **settings)
+    parser.add_argument("-x", action="append", metavar="NAME=VALUE", default=[], help="see below")
+    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and failures only")
+    parser.add_argument("--version", action="store_true", help="say which release this is")
+    return parser
+
+
+def _run(options: Namespace, words: Sequence[str]) -> int:
+    if options.version:
+        from importlib.metadata import version  # costs a process that only looks
+
+        sys.stdout.write(f"credential-db {version('credential-db')}\n")
+        return 0
+    command = words[0] if words else ""
+    in_checkout = not (Path(__file__).parent / "alembic").exists()
+    if command in _REFUSED and not (command == "revision" and in_checkout):
+        raise CredentialDBError(f"no {command} here: {_REFUSED[command]}")
+    parser = _parser(formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", "-n", "--name", dest="elsewhere", help=SUPPRESS)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    look = commands.add_parser("status", help="Say what a database is, and change nothing.")
+    look.add_argument("--json", action="store_true", help="path, state, version, head and detail")
+    look.set_defaults(cmd=None)
+    if command != "status":
+        _add_alembic(parser, commands, (*_COMMANDS, "revision") if in_checkout else _COMMANDS)
+    parser.parse_args(words, options)
+    if options.elsewhere:
         parser.error("the scripts are the packaged ones, so there is no configuration to name")
-    ini_file = scripts.config().config_file_name
-    command_line.run_cmd(Config(ini_file, ini_section=options.name, cmd_opts=options), options)
+    if "cmd" not in options:
+        parser.error("name a command, such as: upgrade head")
+    if "" in words:
+        parser.error("an argument is empty: is a variable of your script not set?")
+    if len(getattr(options, "revisions", ())) > 1:
+        parser.error("a database is at one version: name one revision")
+    return _alembic(options) if options.cmd else _status(options)
+
+
+def _status(options: Namespace) -> int:
+    path = ""
+    try:
+        if not all(re.match("db=.", argument) for argument in options.x):
+            raise CredentialDBError("status takes no -x but -x db=PATH_OR_URL")
+        path = os.path.abspath(_file(options))
+        found = _look(path)
+    except CredentialDBError as error:
+        found = Status("error", None, SCHEMA_VERSION, str(error))
+    if options.json:
+        sys.stdout.write(json.dumps({"path": path or None, **found._asdict()}) + "\n")
+    if found.state == "error":
+        raise CredentialDBError(found.detail)
+    if not options.json:
+        version = "none" if found.version is None else f"v{found.version}"
+        text = f"{path}: {found.state} (version {version}, head v{found.head})\n{found.detail}"
+        if found.state not in _OF_STATE:
+            text += f"; run: {_run_on(path)} upgrade head"
+        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+    return _OF_STATE.get(found.state, 3)
+
+
+def _look(path: str) -> Status:
+    settings = passphrase_sources.cipher_settings()
+    passphrase: Any = passphrase_sources.of_environment()  # one that does not show itself
+    while True:
+        try:
+            found = credential_db.status(
+                path, passphrase=passphrase, cipher_settings=settings if passphrase else None
+            )
+        except credential_db.NotADatabase:
+            asked = None if passphrase else passphrase_sources.of_terminal(path)
+            if not asked:
+                raise
+            passphrase = asked
+        else:
+            missing = found.state == "empty" and not os.path.exists(path)
+            return found._replace(detail="the file does not exist") if missing else found
+
+
+def _file(options: Namespace) -> str:
+    """The database that ``-x db=``, ``CREDENTIAL_DB`` or alembic.ini names."""
+    named = [argument[3:] for argument in options.x if argument.startswith("db=")]
+    return Target((named or [os.environ.get("CREDENTIAL_DB", DEFAULT_DATABASE)])[-1]).path
+
+
+def _run_on(path: str) -> str:
+    return f"credential-db -x {shlex.quote('db=' + path)}"
+
+
+def _add_alembic(parser: ArgumentParser, commands: Any, names: Iterable[str]) -> None:
+    from alembic import command
+    from alembic.config import CommandLine
+
+    from credential_db.options import X_ARGUMENTS
+
+    alembic = CommandLine()
+    alembic.subparsers = commands
+    for name in names:
+        alembic.register_command(getattr(command, name))
+    x_arguments = "".join(f"  {text}\n" for text in X_ARGUMENTS.values())
+    exit_statuses = "".join(f"  {number:<3}  {text}\n" for number, _, text in _EXIT_STATUSES)
+    parser.epilog = (
+        f"-x, before or after the command:\n{x_arguments}"
+        "Without -x db the environment variable CREDENTIAL_DB names the database, and\n"
+        f"without that it is ./{DEFAULT_DATABASE}. So: credential-db -x db=PATH upgrade head\n\n"
+        f"exit status:\n{exit_statuses}"
+    )
+
+
+def _alembic(options: Namespace) -> int:
+    import logging
+
+    from alembic.util import CommandError
+
+    from credential_db import scripts
+
+    config = scripts.config()
+    config.cmd_opts = options
+    config.stdout = sys.stdout  # else that of the moment when Alembic was imported
+    config.attributes["errors_are_typed"] = True
+    if options.quiet:
+        logging.disable(logging.INFO)
+    function, positional, by_name = options.cmd
+    try:
+        function(
+            config,
+            *(getattr(options, name, None) for name in positional),
+            **{name: getattr(options, name, None) for name in by_name},
+        )
+    except CommandError as error:
+        message = str(error)
+    else:
+        if function.__name__ == "current" and not os.path.exists(path := _file(options)):
+            sys.stderr.write(f"{path} does not exist yet; run: {_run_on(path)} upgrade head\n")
+        return 0
+    raise _with_remedy(message, options)
+
+
+def _with_remedy(message: str, options: Namespace) -> CredentialDBError:
+    names = {"file": "the database", "run": "credential-db", "head": SCHEMA_VERSION}
+    with suppress(CredentialDBError):  # a command that opens none takes any name
+        names |= {"file": _file(options), "run": _run_on(_file(options))}
+    for kind, remedies in ((NotUpToDate, _NOT_UP_TO_DATE), (CredentialDBError, _REMEDIES)):
+        for pattern, remedy in remedies.items():
+            if re.search(pattern, message):
+                return kind(f"{message.rstrip('.')}: {remedy.format_map(names)}")
+    return CredentialDBError(message)

@@ -1,30 +1,17 @@
 """Is this file at the current version? Answered at every process start, so without any library.
 
-A test holds these constants against Alembic's head and the metadata, and says what to change.
+And if there is no schema in it yet: create it, in one shot.
 """
 
 import sqlite3
-from collections.abc import Mapping
 
-from credential_db.sqlite.connection import file_uri
-from credential_db.sqlite.driver import DBAPIConnection
-
-SCHEMA_VERSION = 2
-
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "credentials": ("credential_set", "provider", "data"),
-    "ssh_keys": (
-        "id",
-        "key_type",
-        "private_der",
-        "public_blob",
-        "comment",
-        "fingerprint",
-        "created_at",
-    ),
-    "ssh_key_assignments": ("scope", "key_id", "assigned_at"),
-    "proxy_tokens": ("token", "scope", "subject", "credential_set", "provider"),
-}
+from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
+from credential_db.sqlite.driver import DBAPIConnection, is_locked
+from credential_db.sqlite.lending import borrowed, plain_rows
+from credential_db.sqlite.opening import file_uri
+from credential_db.sqlite.scrub import is_marked
+from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
+from credential_db.sqlite.transaction import write_transaction
 
 
 def _shape_check() -> str:
@@ -33,12 +20,13 @@ def _shape_check() -> str:
     Naming the columns asks for the presence of each; ``IN table`` asks that there is no other
     (https://www.sqlite.org/rowvalue.html). None of it is executed: the condition is true before.
     """
+    columns = {**COLUMNS, "alembic_version": ("version_num",)}
     shapes = (
-        f"(SELECT {', '.join(columns)} FROM main.{table}) IN main.{table}"
-        for table, columns in COLUMNS.items()
+        f"(SELECT {', '.join(names)} FROM main.{table}) IN main.{table}"
+        for table, names in columns.items()
     )
     return (
-        f"SELECT version_num = 'v{SCHEMA_VERSION}' FROM main.alembic_version"
+        f"SELECT version_num = '{revision_of(SCHEMA_VERSION)}' FROM main.alembic_version"
         f" WHERE 1 OR {' OR '.join(shapes)}"
     )
 
@@ -66,7 +54,8 @@ def is_current(connection: DBAPIConnection) -> bool:
         raise
     # The first statement is not finished, so both read one state of the file, under one lock.
     version = number.execute("PRAGMA main.user_version").fetchone()[0]
-    return bool(version == SCHEMA_VERSION and stamps.fetchall() == [(1,)])
+    scrubbed = version == SCHEMA_VERSION and not is_marked(connection)
+    return bool(scrubbed and stamps.fetchall() == [(1,)])
 
 
 def is_current_file(path: str, timeout: float) -> bool:
@@ -84,8 +73,44 @@ def is_current_file(path: str, timeout: float) -> bool:
     try:
         return is_current(connection)
     except sqlite3.Error as error:
-        if "is locked" in str(error):
+        if is_locked(error):
             raise
         return False
     finally:
         connection.close()
+
+
+def create_where_empty(connection: DBAPIConnection, timeout: float) -> bool:
+    """Make an empty file one of the current version, all of it or nothing.
+
+    Args:
+        connection: Without a transaction in progress.
+        timeout: Seconds to wait for another program's lock.
+
+    Returns:
+        False where it is not empty, or not any more: another process was faster.
+    """
+    if not _is_empty(connection):
+        return False
+    with borrowed(connection), write_transaction(connection, timeout=timeout):
+        if not _is_empty(connection):
+            return False
+        create_head(connection)
+    return True
+
+
+def create_head(connection: DBAPIConnection) -> None:
+    """Make all of the current version, inside of a transaction."""
+    for statements in DDL.values():
+        for statement in statements:
+            connection.execute(statement)
+    write_stamps(connection, SCHEMA_VERSION)
+
+
+def _is_empty(connection: DBAPIConnection) -> bool:
+    """Nothing was ever in it, as far as one page can tell."""
+    with plain_rows(connection):
+        (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
+        if pages > 1 or user_version(connection):
+            return False
+        return not connection.execute("SELECT 1 FROM main.sqlite_master LIMIT 1").fetchone()

@@ -1,23 +1,24 @@
 """The Python interface: bring a file to the current version, or say what it is."""
 
-import threading
 from collections.abc import Mapping
 from os import PathLike, fsdecode
-from typing import TYPE_CHECKING, Any, NamedTuple
+from os.path import expanduser
+from typing import TYPE_CHECKING, NamedTuple
 
-from credential_db.current import COLUMNS, SCHEMA_VERSION, is_current, is_current_file
-from credential_db.sqlite.connection import borrowed, lock_holders, plain_rows, waiting
-from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection
-from credential_db.sqlite.errors import DatabaseBusy, SchemaTooNew, UnrecognizedSchema
+from credential_db.current import create_where_empty, is_current, is_current_file
+from credential_db.head import SCHEMA_VERSION
+from credential_db.sqlite.backup import checked_backup_path, refuse_memory
+from credential_db.sqlite.cipher import Cipher
+from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_locked
 from credential_db.sqlite.failures import clean
-from credential_db.sqlite.passphrase import Passphrase
+from credential_db.sqlite.files import lock_holders
+from credential_db.sqlite.lending import busy_timeout, checked_timeout, plain_rows
+from credential_db.sqlite.opening import TIMEOUT
 from credential_db.sqlite.target import Target
+from credential_db.sqlite.transaction import read_transaction
 
 if TYPE_CHECKING:
     from credential_db.sqlite.target import AnyTarget
-
-# Alembic's commands work through module-level proxies: two threads would run each other's.
-_one_at_a_time = threading.Lock()
 
 
 class Upgrade(NamedTuple):
@@ -61,7 +62,6 @@ class Status(NamedTuple):
         return f"{self.state}: {self.detail}"
 
 
-_TIMEOUT = 30.0  # seconds
 _CURRENT = Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
 
 
@@ -69,15 +69,17 @@ def upgrade(
     target: "AnyTarget",
     *,
     passphrase: str | bytes | None = None,
-    timeout: float = _TIMEOUT,
+    timeout: float = TIMEOUT,
     backup: str | PathLike[str] | None = None,
     dry_run: bool = False,
     cipher_settings: Mapping[str, int] | None = None,
+    repair: bool = False,
 ) -> Upgrade:
     """Bring a database to the current version: all of it, or nothing.
 
-    Any number of processes may call this at the same time on the same file: one migrates, the
-    others wait and find it done. On a current file it only reads, and imports no library.
+    Any number of processes and threads may call this at the same time, on the same file too: one
+    migrates, the others wait and find it done. On a current file it only reads, and imports no
+    library; nor does it where it makes a new one.
 
     Args:
         target: A path, a database URL, an open ``sqlite3`` or ``sqlcipher3`` connection, or a
@@ -88,7 +90,8 @@ def upgrade(
         backup: Where to put a copy of the file first, if there is anything to change.
         dry_run: Do and check everything, then roll it back.
         cipher_settings: SQLCipher settings of the file other than the defaults:
-            ``cipher_compatibility``, ``kdf_iter``, ``cipher_page_size``.
+            ``cipher_compatibility``, ``cipher_page_size``, ``kdf_iter``.
+        repair: Give the tables of a current file back what their definitions have lost, too.
 
     Returns:
         The versions before and after.
@@ -103,76 +106,89 @@ def upgrade(
         CredentialDBError: Anything else, such as a full disk. Whatever is raised, the file is as
             it was.
     """
-    place = None
+    opened = None
     try:
+        timeout = checked_timeout(timeout)
+        if backup is not None:
+            backup = checked_backup_path(backup)
         # At every process start, so before anything is done for the sake of what follows.
-        if isinstance(target, (str, PathLike)):
-            if passphrase is None and is_current_file(fsdecode(target), timeout):
-                return _CURRENT
-        elif is_dbapi_connection(target) and not target.in_transaction and _is_current(target):
+        if not repair and cipher_settings is None and _is_current(target, passphrase, timeout):
             return _CURRENT
-        place = Target(
-            target,
-            passphrase=None if passphrase is None else Passphrase(passphrase),
-            cipher_settings=cipher_settings,
-            timeout=timeout,
-        )
-        with place.opened_to_write(create=not dry_run) as connection, waiting(connection, timeout):
-            if is_current(connection):
+        opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
+        with opened.opened_to_write(create=not dry_run) as connection:
+            if not repair and is_current(connection):
                 return _CURRENT
-            return _upgrade_to_head(place, connection, backup, dry_run)
-    except Exception as error:
-        failure = place.clean(error) if place else _clean_unopened(error, target)
-    passphrase = None  # a traceback may show the locals of this frame
+            if backup is not None and not dry_run:
+                refuse_memory(connection)
+            if not dry_run and create_where_empty(connection, timeout):
+                return Upgrade(None, SCHEMA_VERSION)
+            if not repair and is_current(connection):
+                return _CURRENT  # another process was faster
+            return _upgrade(opened, connection, backup, dry_run, repair)
+    except BaseException as error:
+        failure = _clean(error, opened, target)
+    if opened is not None:
+        opened.forget()
+    passphrase = opened = None  # a traceback may show the locals of this frame
     raise failure
 
 
-def _is_current(connection: DBAPIConnection) -> bool:
-    """``is_current``, but False where it is locked: the long way waits for as long as it may."""
+def _is_current(target: "AnyTarget", passphrase: str | bytes | None, timeout: float) -> bool:
+    """The shortest way. False says nothing: the long way waits for as long as it may."""
+    if isinstance(target, str | PathLike):
+        return passphrase is None and is_current_file(expanduser(fsdecode(target)), timeout)
+    if not is_dbapi_connection(target) or target.in_transaction:
+        return False
     try:
-        return is_current(connection)
+        return busy_timeout(target) <= timeout * 1000 and is_current(target)
     except Exception as error:
-        if "is locked" not in str(error):
+        if not is_locked(error):
             raise
         return False
 
 
-def _clean_unopened(error: Exception, target: object) -> Exception:
-    name = fsdecode(target) if isinstance(target, (str, PathLike)) else "the database"
+def _clean(error: BaseException, opened: Target | None, target: object) -> BaseException:
+    if opened is not None:
+        return opened.clean(error)
+    named = fsdecode(target) if isinstance(target, str | PathLike) else ""
+    name = named if named and "://" not in named else "the database"
     return clean(error, name, lock_holders(name))
 
 
-def _upgrade_to_head(
-    place: Target,
+def _upgrade(
+    opened: Target,
     connection: DBAPIConnection,
     backup: str | PathLike[str] | None,
     dry_run: bool,
+    repair: bool,
 ) -> Upgrade:
-    if not _one_at_a_time.acquire(timeout=min(place.timeout, threading.TIMEOUT_MAX)):
-        raise DatabaseBusy(
-            f"another thread of this process is upgrading a database for longer than "
-            f"{place.timeout:g} s: wait for it, then run again"
-        )
+    """Where there is something to do: what ``alembic upgrade head`` does, without its globals."""
+    from alembic.runtime.environment import EnvironmentContext
+
+    from credential_db import scripts
+    from credential_db.options import Options
+    from credential_db.sqlite.alembic_internals import run_environment, steps_to
+
+    script = scripts.directory()
+
+    def upgrade(current: object, _: object) -> object:
+        return steps_to(script, "head", current)
+
+    lent = Target(connection, cipher=opened.cipher, timeout=opened.timeout)
+    lent.created = opened.created
+    config = scripts.config()
+    config.attributes["options"] = Options(
+        lent, None if backup is None else str(backup), dry_run, repair
+    )
+    environment = EnvironmentContext(
+        config, script, fn=upgrade, as_sql=False, starting_rev=None, destination_rev="head"
+    )
     try:
-        if is_current(connection):
-            return _CURRENT  # another thread did it
-        from alembic import command  # only where there is something to do
-
-        from credential_db import scripts
-
-        config = scripts.config()
-        config.attributes.update(
-            connection=connection,
-            passphrase=place.passphrase,
-            cipher_settings=place.cipher_settings,
-            timeout=place.timeout,
-            backup=backup,
-            dry_run=dry_run,
-        )
-        command.upgrade(config, "head")
+        run_environment(environment, "upgrade")
         return Upgrade(config.attributes["before"], config.attributes["after"])
     finally:
-        _one_at_a_time.release()
+        config.attributes.clear()
+        lent.forget()
 
 
 def status(
@@ -180,6 +196,7 @@ def status(
     *,
     passphrase: str | bytes | None = None,
     cipher_settings: Mapping[str, int] | None = None,
+    timeout: float = TIMEOUT,
 ) -> Status:
     """Say what a database is, without changing or creating anything.
 
@@ -187,129 +204,58 @@ def status(
         target: As for ``upgrade``.
         passphrase: As for ``upgrade``.
         cipher_settings: As for ``upgrade``.
+        timeout: Seconds to wait for a lock that keeps even readers out.
 
     Raises:
         DatabaseBusy: Another program keeps it locked even for readers.
         NotADatabase: Garbage, or encrypted and the passphrase is missing or wrong.
         CredentialDBError: It cannot be read for another reason.
     """
-    place = None
+    opened = None
     try:
-        place = Target(
-            target,
-            passphrase=None if passphrase is None else Passphrase(passphrase),
-            cipher_settings=cipher_settings,
-        )
-        with place.opened_to_read() as connection, plain_rows(connection):
+        opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
+        with (
+            opened.opened_to_read() as connection,
+            plain_rows(connection),
+            read_transaction(connection),
+        ):
             return _look(connection)
-    except Exception as error:
-        failure = place.clean(error) if place else _clean_unopened(error, target)
-    passphrase = None
+    except BaseException as error:
+        failure = _clean(error, opened, target)
+    if opened is not None:
+        opened.forget()
+    passphrase = opened = None
     raise failure
 
 
 def _look(connection: DBAPIConnection) -> Status:
-    if is_current(connection):
-        return Status("current", SCHEMA_VERSION, SCHEMA_VERSION, f"version {SCHEMA_VERSION}")
-    from alembic.script import ScriptDirectory  # only where it is not that simple
+    from credential_db import shim  # only where it is not that simple
+    from credential_db.sqlite import adoption, scrub
+    from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 
-    from credential_db import scripts, shim
-
-    with _one_at_a_time:
-        history = scripts.history(ScriptDirectory.from_config(scripts.config()))
-    head = len(history) - 1
+    head = SCHEMA_VERSION
     try:
-        version, stamped, missing = shim.recognize(connection, history)
+        version, stamped, agreed, missing = shim.recognize(connection)
     except SchemaTooNew as error:
-        return Status("ahead", shim.user_version(connection), head, str(error))
+        return Status("ahead", error.version, head, str(error))
     except UnrecognizedSchema as error:
         return Status("unrecognized", None, head, str(error))
-    lacks = f", without table {', '.join(missing)}" if missing else ""
     if version is None:
         return Status("empty", None, head, "no schema yet")
+    remarks = [f"without table {', '.join(missing)}"] if missing else []
+    if not agreed:
+        remarks.append("stamp and number disagree, and the next upgrade writes both anew")
+    if scrub.is_marked(connection):
+        remarks.append("old secrets may remain in free space, and the next upgrade removes them")
+    state = "current"
     if not stamped:
-        return Status("legacy", version, head, f"version {version}{lacks}, not under Alembic yet")
-    return Status("behind", version, head, f"version {version} of {head}{lacks}")
-
-
-def ensure_credentials_schema(conn: DBAPIConnection) -> None:
-    """Create whichever of the four tables are missing, in the current shape, and commit.
-
-    A drop-in for the function of the same name in earlier releases: it looks at nothing else, and
-    a transaction in progress is committed with it. From version 3 on, whose tables do not fit an
-    older file, it upgrades such a file instead.
-
-    Raises:
-        CredentialDBError: As ``upgrade``.
-    """
-    try:
-        _commit(conn)
-        present = _rows(
-            conn,
-            "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
-            f" AND lower(name) IN ({', '.join(map(repr, COLUMNS))})",
-        )
-        if present == [(len(COLUMNS),)]:
-            return
-        from credential_db.shim import LAST_LEGACY_VERSION
-
-        _end_transaction(conn)
-        if LAST_LEGACY_VERSION < SCHEMA_VERSION > _rows(conn, "PRAGMA user_version")[0][0]:
-            upgrade(conn)
-        else:
-            _create_missing_tables(conn)
-        return
-    except Exception as error:
-        failure = Target(conn).clean(error)
-    raise failure
-
-
-def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
-    """Bring an older file to the current version; do nothing at all to any other.
-
-    A drop-in for the function of the same name in earlier releases: it goes by
-    ``PRAGMA user_version``, and a transaction in progress is committed with it.
-
-    Raises:
-        CredentialDBError: As ``upgrade``.
-    """
-    try:
-        if _rows(conn, "PRAGMA user_version")[0][0] >= SCHEMA_VERSION:
-            return
-        _end_transaction(conn)
-        upgrade(conn)
-        return
-    except Exception as error:
-        failure = Target(conn).clean(error)
-    raise failure
-
-
-def _commit(connection: DBAPIConnection) -> None:
-    connection.commit()
-    if getattr(connection, "autocommit", None) is True:
-        _end_transaction(connection)  # which commit() leaves alone then
-
-
-def _end_transaction(connection: DBAPIConnection) -> None:
-    """With ``autocommit=False``, new in Python 3.12, ``commit()`` begins the next one at once."""
-    if connection.in_transaction:
-        connection.execute("COMMIT")
-
-
-def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
-    """Rows as tuples, whatever row factory the connection has."""
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return cursor.execute(query).fetchall()
-
-
-def _create_missing_tables(connection: DBAPIConnection) -> None:
-    from credential_db.schema import metadata
-    from credential_db.sqlite.engine import sqlalchemy_connection
-
-    with (
-        borrowed(connection, _TIMEOUT),
-        sqlalchemy_connection(connection, writing=True) as wrapper,
-        wrapper.begin(),
-    ):
-        metadata.create_all(wrapper)
+        state = "legacy"
+        remarks.append("not under Alembic yet")
+    elif version < head or remarks:
+        state = "behind"
+    remarks += [
+        f"lacks {line}"
+        for line in adoption.differences(connection, shim.records_of_tables(connection, version))
+    ]
+    of_head = f" of {head}" if version < head and stamped else ""
+    return Status(state, version, head, ", ".join([f"version {version}{of_head}", *remarks]))

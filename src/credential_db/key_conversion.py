@@ -7,10 +7,8 @@ PKCS#8: RFC 5958, and RFC 8410 for Ed25519. Public keys in SSH's wire format: RF
 import base64
 import binascii
 import hashlib
-import logging
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPrivateNumbers
@@ -22,20 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from credential_db.openssh import BadKey, load_openssh
-from credential_db.sqlite.driver import DBAPIConnection, driver
-from credential_db.sqlite.errors import KeyConversionError, KeyProblem
+from credential_db.openssh import load_openssh
+from credential_db.sqlite.row_conversion import BadRow
 
-logger = logging.getLogger(__name__)
-
-Step = Literal["v0 -> v1", "v1 -> v0"]
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey
 
 # What stands before the 32 bytes of the key itself: RFC 8709, section 4
 _ED25519_BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
-_SMALLEST_ID = -(2**63)
-_BATCH = 256  # rows held in memory at a time
-_PROGRESS_EVERY = 5.0  # seconds
 
 
 def to_pkcs8(pem: object, key_type: object, public_blob: object) -> bytes:
@@ -47,7 +38,7 @@ def to_pkcs8(pem: object, key_type: object, public_blob: object) -> bytes:
         public_blob: Its public half in SSH's wire format.
 
     Raises:
-        BadKey: The three do not fit together, or are not what they should be.
+        BadRow: The three do not fit together, or are not what they should be.
     """
     key = _proven(load_openssh(pem), key_type, public_blob)
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -57,7 +48,7 @@ def to_openssh(der: object, key_type: object, public_blob: object) -> bytes:
     """Re-encode one private key from PKCS#8 DER to OpenSSH PEM: ``to_pkcs8`` the other way round.
 
     Raises:
-        BadKey: The three do not fit together, or are not what they should be.
+        BadRow: The three do not fit together, or are not what they should be.
     """
     key = _proven(_load_pkcs8(der), key_type, public_blob)
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
@@ -76,23 +67,23 @@ def hex_fingerprint(public_blob: bytes) -> str:
 
 def _load_pkcs8(der: object) -> object:
     if not isinstance(der, bytes):
-        raise BadKey("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
+        raise BadRow("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
     try:
         return load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     except Exception:
-        raise BadKey("holds no unencrypted private key in PKCS#8 DER") from None
+        raise BadRow("holds no unencrypted private key in PKCS#8 DER") from None
 
 
 def _proven(key: object, key_type: object, public_blob: object) -> PrivateKey:
     if not isinstance(key_type, str) or key_type not in _KEY_TYPES:
-        raise BadKey("has a key_type that is neither ed25519 nor rsa")
+        raise BadRow("has a key_type that is neither ed25519 nor rsa")
     private_key, derive = _KEY_TYPES[key_type]
     if not isinstance(key, private_key):
-        raise BadKey(f"holds a private key that is not of its key_type, {key_type}")
+        raise BadRow(f"holds a private key that is not of its key_type, {key_type}")
     if not isinstance(public_blob, bytes):
-        raise BadKey("holds its public_blob as TEXT, not BLOB (CAST it AS BLOB)")
+        raise BadRow("holds its public_blob as TEXT, not BLOB (CAST it AS BLOB)")
     if derive(key) != public_blob:
-        raise BadKey("holds a private key that does not belong to its public_blob")
+        raise BadRow("holds a private key that does not belong to its public_blob")
     return key
 
 
@@ -103,7 +94,7 @@ def _ed25519_public_blob(key: Ed25519PrivateKey) -> bytes:
 
 def _rsa_public_blob(key: RSAPrivateKey) -> bytes:
     if not rsa_numbers_agree(key.private_numbers()):
-        raise BadKey("holds an RSA private key whose numbers do not agree")
+        raise BadRow("holds an RSA private key whose numbers do not agree")
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return binascii.a2b_base64(line.split(b" ")[1])
 
@@ -135,85 +126,3 @@ def rsa_numbers_agree(numbers: RSAPrivateNumbers) -> bool:
         and 0 < numbers.iqmp < p
         and numbers.iqmp * q % p == 1
     )
-
-
-_STEPS: dict[Step, tuple[str, Callable[..., bytes], Callable[[bytes], str]]] = {
-    "v0 -> v1": ("private_pem", to_pkcs8, sha256_fingerprint),
-    "v1 -> v0": ("private_der", to_openssh, hex_fingerprint),
-}
-
-
-def convert_keys(connection: DBAPIConnection, step: Step) -> None:
-    """Re-encode the private key and recompute the fingerprint of every row of ``ssh_keys``.
-
-    The rows go past the ORM-side logging of SQLAlchemy, which at DEBUG shows what it fetches.
-
-    Args:
-        connection: The driver's connection, inside the transaction of the upgrade.
-        step: Which way.
-
-    Raises:
-        KeyConversionError: At least one row is bad. It lists all of them; the caller rolls back.
-    """
-    problems = _convert_rows(connection, step)
-    if problems:
-        raise KeyConversionError(
-            tuple(KeyProblem(*problem) for problem in sorted(problems.items()))
-        )
-
-
-def _convert_rows(connection: DBAPIConnection, step: Step) -> dict[int, str]:
-    """A function of its own, so that no frame of the error's traceback holds a key."""
-    column, convert, fingerprint = _STEPS[step]
-    integrity_error = driver(connection).IntegrityError
-    update = f"UPDATE ssh_keys SET {column} = ?, fingerprint = ? WHERE id = ?"
-    problems: dict[int, str] = {}
-    total = connection.execute("SELECT count(*) FROM ssh_keys").fetchone()[0]
-    done, next_report = 0, time.monotonic() + _PROGRESS_EVERY
-    for batch in _batches(connection, column):
-        for row_id, key_type, private_key, public_blob in batch:
-            try:
-                converted = convert(private_key, key_type, public_blob)
-            except BadKey as error:
-                problems[row_id] = str(error)
-                continue
-            new_fingerprint = fingerprint(public_blob)
-            try:
-                connection.execute(update, (converted, new_fingerprint, row_id))
-            except integrity_error:
-                other = connection.execute(
-                    "SELECT id, public_blob FROM ssh_keys WHERE fingerprint = ?",
-                    (new_fingerprint,),
-                ).fetchone()
-                if other is None:
-                    raise
-                if other[1] == public_blob:
-                    problems.setdefault(other[0], f"is for the same public key as row {row_id}")
-                    problems[row_id] = f"is for the same public key as row {other[0]}"
-                    continue
-                # That row has this one's fingerprint by mistake; its own turn is still to come.
-                connection.execute(
-                    "UPDATE ssh_keys SET fingerprint = hex(randomblob(16)) WHERE id = ?",
-                    (other[0],),
-                )
-                connection.execute(update, (converted, new_fingerprint, row_id))
-        done += len(batch)
-        if time.monotonic() >= next_report:
-            next_report += _PROGRESS_EVERY
-            logger.info("%d of %d SSH keys converted", done, total)
-    if total and not problems:
-        logger.info("%d SSH keys converted, each proven against its public half", total)
-    return problems
-
-
-def _batches(connection: DBAPIConnection, column: str) -> Iterator[list[tuple[Any, ...]]]:
-    select = (
-        f"SELECT id, key_type, {column}, public_blob FROM ssh_keys"
-        " WHERE id >= ? ORDER BY id LIMIT ?"
-    )
-    start = _SMALLEST_ID
-    while batch := connection.execute(select, (start, _BATCH)).fetchall():
-        yield batch
-        if batch[-1][0] == -_SMALLEST_ID - 1:
-            return
-        start = batch[-1][0] + 1

@@ -9,6 +9,8 @@ import re
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from credential_db.sqlite.row_conversion import BadRow
+
 # cryptography would take the first of several blocks, and skip what stands around it.
 _ONE_PEM_BLOCK = re.compile(
     rb"\s*-----BEGIN OPENSSH PRIVATE KEY-----\s([A-Za-z0-9+/=\s]*)"
@@ -30,33 +32,29 @@ _BEFORE_SIZE = 98  # bytes, the size among them
 _PADDING = bytes(range(1, 8))  # to a multiple of 8
 
 
-class BadKey(Exception):
-    """A stored key is not what its row says; the text holds no byte of it."""
-
-
 def load_openssh(pem: object) -> object:
     """Load the private key of one PEM block, its RSA numbers unchecked.
 
     Raises:
-        BadKey: It is not exactly one whole and unencrypted key.
+        BadRow: It is not exactly one whole and unencrypted key.
     """
     if not isinstance(pem, bytes):
-        raise BadKey("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
+        raise BadRow("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
     block = _ONE_PEM_BLOCK.fullmatch(pem)
     if block is None:
         if pem.count(b"-----BEGIN OPENSSH PRIVATE KEY-----") > 1:
-            raise BadKey("holds more than one private key")
+            raise BadRow("holds more than one private key")
         if b"-----BEGIN OPENSSH PRIVATE KEY-----" not in pem:
-            raise BadKey("holds no private key in OpenSSH's PEM format")
-        raise BadKey("holds something other than one whole OpenSSH private key")
+            raise BadRow("holds no private key in OpenSSH's PEM format")
+        raise BadRow("holds something other than one whole OpenSSH private key")
     try:
         content = binascii.a2b_base64(b"".join(block[1].split()), strict_mode=True)
     except binascii.Error:
-        raise BadKey("holds a private key that is cut off or corrupt") from None
+        raise BadRow("holds a private key that is cut off or corrupt") from None
     if not content.startswith(_MAGIC):
-        raise BadKey("holds a private key that is cut off or corrupt")
+        raise BadRow("holds a private key that is cut off or corrupt")
     if not content.startswith(_MAGIC + _NO_CIPHER):
-        raise BadKey("holds a private key that is encrypted (ssh-keygen -p takes that off)")
+        raise BadRow("holds a private key that is encrypted (ssh-keygen -p takes that off)")
     try:
         # Reading the container is a third of what the loader costs, while the vault is locked.
         seed = _ed25519_seed(content)
@@ -64,7 +62,7 @@ def load_openssh(pem: object) -> object:
             return Ed25519PrivateKey.from_private_bytes(seed)
         return load_ssh_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
     except Exception:  # the loader raises as many kinds of error as there are kinds of damage
-        raise BadKey("holds a private key that is cut off or corrupt") from None
+        raise BadRow("holds a private key that is cut off or corrupt") from None
 
 
 def _ed25519_seed(content: bytes) -> bytes | None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
+from credential_db.sqlite.cipher import Passphrase
 from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.passphrase import Passphrase
 
 
 def of_environment() -> Passphrase | None:
@@ -19,44 +19,69 @@ def of_environment() -> Passphrase | None:
     newline of either is dropped.
 
     Raises:
-        CredentialDBError: Two of them are set, others may read the file, the command fails, or
-            what comes out is empty.
+        CredentialDBError: Two of them are set, or the one that is set gives no passphrase. The
+            message does not repeat the value, which may be the passphrase by mistake.
     """
-    sources = {name: read for name, read in _SOURCES.items() if os.environ.get(name) is not None}
+    sources = {name: read for name, read in _SOURCES.items() if name in os.environ}
     if not sources:
         return None
     if len(sources) > 1:
         raise CredentialDBError(f"{' and '.join(sources)} are both set: keep one of them")
     ((name, read),) = sources.items()
-    return Passphrase(read(os.environ[name]))
+    kind = name.rpartition("_")[2].lower()
+    try:
+        return Passphrase(read(os.environ[name]))
+    except CredentialDBError as error:
+        problem = str(error)
+    except UnicodeError:
+        problem = "the passphrase is not UTF-8"
+    except FileNotFoundError:
+        problem = f"it names no {kind} that exists"
+    except IsADirectoryError:
+        problem = "it names a directory"
+    except PermissionError:
+        problem = f"it names a {kind} that this user may not use: look at the mode"
+    except OSError as error:
+        problem = f"it names no {kind} that works ({error.strerror})"
+    # Outside of the except block, or the error would carry what it came from.
+    raise CredentialDBError(f"{name}: {problem}")
+
+
+def _of_variable(value: str) -> str:
+    value.encode()  # raises UnicodeError where Python made do with bytes that are not UTF-8
+    return value
 
 
 def _of_file(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if mode & 0o077:
-            raise CredentialDBError(
-                f"other users may read the passphrase file {path}: run chmod 600 on it"
-            )
-        return _without_newline(file.read())
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.geteuid():
+            raise CredentialDBError("the file belongs to another user: name one of your own")
+        if status.st_mode & 0o077:
+            raise CredentialDBError("other users may read the file: run chmod 600 on it")
+        return _text(file.read())
 
 
 def _of_command(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        raise CredentialDBError("a quotation mark in the command is not closed") from None
+    if not words:
+        raise CredentialDBError("the command is empty")
     # No shell: a command that needs one says so itself, as sh -c '...'.
-    result = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False)
+    result = subprocess.run(words, stdout=subprocess.PIPE, check=False)
     if result.returncode != 0:
-        raise CredentialDBError(
-            f"CREDENTIAL_DB_PASSPHRASE_COMMAND failed with exit status {result.returncode}"
-        )
-    return _without_newline(result.stdout.decode())
+        raise CredentialDBError(f"the command failed with exit status {result.returncode}")
+    return _text(result.stdout)
 
 
-def _without_newline(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
+def _text(given: bytes) -> str:
+    return given.removesuffix(b"\n").decode()
 
 
 _SOURCES: dict[str, Callable[[str], str]] = {
-    "CREDENTIAL_DB_PASSPHRASE": str,
+    "CREDENTIAL_DB_PASSPHRASE": _of_variable,
     "CREDENTIAL_DB_PASSPHRASE_FILE": _of_file,
     "CREDENTIAL_DB_PASSPHRASE_COMMAND": _of_command,
 }
@@ -66,7 +91,10 @@ def of_terminal(database: str) -> Passphrase | None:
     """Ask for the passphrase, where somebody sits at a terminal to be asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
-    return Passphrase(getpass.getpass(f"Passphrase of {database}: ", stream=sys.stderr))
+    try:
+        return Passphrase(getpass.getpass(f"Passphrase of {database}: ", stream=sys.stderr))
+    except EOFError:  # Ctrl-D
+        return None
 
 
 def cipher_settings() -> Mapping[str, int] | None:
@@ -78,12 +106,10 @@ def cipher_settings() -> Mapping[str, int] | None:
     text = os.environ.get("CREDENTIAL_DB_CIPHER_SETTINGS")
     if not text:
         return None
-    try:
-        return {
-            name.strip(): int(value)
-            for name, value in (item.split("=") for item in text.split(","))
-        }
-    except ValueError:
+    items = [item.partition("=") for item in text.split(",")]
+    if not all(value.strip().isdecimal() for _, _, value in items):
         raise CredentialDBError(
-            "CREDENTIAL_DB_CIPHER_SETTINGS reads like kdf_iter=64000,cipher_page_size=1024"
-        ) from None
+            "CREDENTIAL_DB_CIPHER_SETTINGS is no list of names and whole numbers, such as "
+            "kdf_iter=64000,cipher_page_size=1024"
+        )
+    return {name.strip(): int(value) for name, _, value in items}

@@ -1,22 +1,22 @@
-"""The shim: what an old file is, told from ``PRAGMA user_version`` and its actual shape.
+"""The shim: what an old file is, told from both of its stamps and its actual shape.
 
 Releases before Alembic told versions 0, 1 and 2 apart by ``PRAGMA user_version`` alone, and ran
 ``CREATE TABLE IF NOT EXISTS`` in the newest shape they knew before they migrated. So the shape may
-be ahead of the number, never behind it; and whatever else a file says is refused here.
+be ahead of the number, never behind it. Where number and stamp disagree, the tables decide, if they
+can; whatever else a file says is refused here.
 """
 
-import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from credential_db.head import SCHEMA_VERSION
+from credential_db.records import record, tables_ever
 from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
-from credential_db.sqlite.shape import Shape, column_names
+from credential_db.sqlite.scrub import refuse_damage
+from credential_db.sqlite.shape import Shape, column_names, definition_of, objects
+from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, stamps, user_version, version_of
 
 LAST_LEGACY_VERSION = 2
-VERSION_TABLE = "alembic_version"
-
-_REVISION = re.compile(r"v(0|[1-9][0-9]*)")
 
 
 class Found(NamedTuple):
@@ -25,95 +25,136 @@ class Found(NamedTuple):
     Attributes:
         version: The version to migrate from; None where there is no schema yet.
         stamped: Whether Alembic's stamp says so already.
+        agreed: Whether the number says so, too.
         missing: Tables of that version that the file lacks.
     """
 
     version: int | None
     stamped: bool
+    agreed: bool
     missing: tuple[str, ...]
 
 
-def revision_of(version: int) -> str:
-    """Version 2 is Alembic's revision ``v2``."""
-    return f"v{version}"
-
-
-def version_of(revision: str) -> int | None:
-    """Revision ``v2`` is version 2; None where the revision is not one of ours."""
-    match = _REVISION.fullmatch(revision)
-    return int(match[1]) if match else None
-
-
-def recognize(
-    connection: DBAPIConnection, history: Sequence[Shape], *, ignore_stamp: bool = False
-) -> Found:
+def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
     """Tell which version a file is, without changing it.
 
     Args:
         connection: Rows come as tuples.
-        history: The shape of each version, from 0 to the head.
-        ignore_stamp: Go by the tables alone, as for a stamp that is about to be replaced.
+        purging: Go by the tables alone, since the stamps are about to be replaced.
 
     Raises:
         SchemaTooNew: A newer release wrote the file.
         UnrecognizedSchema: Number, stamp and shape do not fit together.
+        NotADatabase: The file is damaged.
     """
-    head = len(history) - 1
     number = user_version(connection)
-    stamp = None if ignore_stamp else _stamp(connection)
-    newest = number if stamp is None else max(number, stamp)
-    if newest > head and not ignore_stamp:
+    found_stamps = stamps(connection)
+    stamp = _stamp(found_stamps, number, purging=purging)
+    newest = max(number, stamp or 0)
+    if newest > SCHEMA_VERSION:
         raise SchemaTooNew(
-            f"the file is at schema version {newest}, newer than this release's version {head}: "
-            "upgrade credential-db"
+            f"the file is at schema version {newest}, newer than this release's version "
+            f"{SCHEMA_VERSION}: upgrade credential-db",
+            newest,
         )
     if number < 0:
         raise UnrecognizedSchema(
-            f"PRAGMA user_version is {number}, where a version from 0 to {head} was expected: "
-            "this is another program's file"
+            f"PRAGMA user_version is {number}, where a version from 0 to {SCHEMA_VERSION} was "
+            "expected: this is another program's file",
+            number,
         )
+    columns = _columns(connection)
+    if purging:
+        return _by_tables_alone(columns)
     if stamp is not None and stamp != number:
-        raise UnrecognizedSchema(
-            f"the Alembic stamp says {revision_of(stamp)}, but PRAGMA user_version says {number}: "
-            "find out which of them the tables agree with, then run "
-            "'credential-db -x db=PATH stamp --purge' with that revision"
-        )
-    found = {
-        table: columns
-        for table in {table for shape in history for table in shape.columns}
-        if (columns := _columns(connection, table))
-    }
-    claim = _claim(number, stamp)
-    versions = range(number, max(number, LAST_LEGACY_VERSION) + 1)
-    if ignore_stamp:
-        claim, versions = "going by the tables alone", range(head + 1)
-    number = versions.start
-    expected = history[number].columns
-    if not any(table in found for table in expected):
+        return _settled(connection, columns, stamp, number)
+    if not any(table in columns for table in record(number).columns):
         if stamp is None and not number:
-            return Found(None, False, ())
+            _refuse_emptied(connection)
+            return Found(None, stamped=False, agreed=True, missing=())
         raise UnrecognizedSchema(
-            f"{claim}, but the file has none of the tables "
-            f"{', '.join(sorted(expected))}: this is another program's file, or a damaged one"
+            f"{_claim(number, stamp)}, but the file has none of the tables "
+            f"{', '.join(sorted(record(number).columns))}: this is another program's file, or a "
+            "damaged one",
+            number,
         )
-    for table in expected:
-        if table in found:
-            _check_columns(table, found[table], versions, claim, history, stamped=stamp is not None)
-    missing = tuple(table for table in expected if table not in found)
-    return Found(number, stamp is not None, missing)
+    versions = range(number, max(number, LAST_LEGACY_VERSION) + 1)
+    for table in record(number).columns:
+        if table in columns:
+            _check_columns(table, columns[table], versions, _claim(number, stamp), stamp)
+    missing = tuple(table for table in record(number).columns if table not in columns)
+    return Found(number, stamp is not None, agreed=True, missing=missing)
+
+
+def records_of_tables(connection: DBAPIConnection, version: int) -> dict[str, Shape]:
+    """For each table of the file the record that it is held against.
+
+    It is that of the version, or of the next one that has the columns of a table ahead of it.
+    """
+    return {
+        table: next(
+            shape
+            for shape in map(record, range(version, SCHEMA_VERSION + 1))
+            if shape.columns.get(table) == found
+        )
+        for table, found in _columns(connection).items()
+        if table in record(version).columns
+    }
+
+
+def refuse_shadows(connection: DBAPIConnection) -> None:
+    """Raise where temporary objects of a connection stand before those of the file.
+
+    Raises:
+        CredentialDBError: They do; SQLite looks into the temporary schema first.
+    """
+    names = {name.lower() for name in (*tables_ever(), STAMP_TABLE)}
+    shadows = sorted(
+        f"{entry.type} {entry.name}"
+        for entry in objects(connection, "temp")
+        if entry.type in ("table", "view") and entry.name.lower() in names
+    )
+    if shadows:
+        raise UnrecognizedSchema(
+            f"this connection has the temporary {', '.join(shadows)}, which would be taken for the "
+            "file's: drop it, or hand in another connection; nothing was changed"
+        )
+
+
+def refuse_inexact(connection: DBAPIConnection, version: int) -> None:
+    """Raise where the tables are not just those of a version that is written into the stamps.
+
+    Raises:
+        UnrecognizedSchema: They are those of another version.
+    """
+    columns = _columns(connection)
+    for table, found in columns.items():
+        if table in record(version).columns:
+            claim = f"the stamps would say {revision_of(version)}"
+            _check_columns(table, found, range(version, version + 1), claim, version)
+
+
+def _columns(connection: DBAPIConnection) -> dict[str, frozenset[str]]:
+    """The columns of each table of ours that the file has.
+
+    Raises:
+        UnrecognizedSchema: A view has the name of one.
+    """
+    names = {name.lower(): name for name in (*tables_ever(), STAMP_TABLE)}
+    for entry in objects(connection):
+        if entry.type == "view" and entry.name.lower() in names:
+            raise UnrecognizedSchema(
+                f"{entry.name} is a view, where a table was expected: rename it"
+            )
+    found = ((table, column_names(connection, table)) for table in tables_ever())
+    return {table: columns for table, columns in found if columns}
 
 
 def _check_columns(
-    table: str,
-    found: frozenset[str],
-    versions: range,
-    claim: str,
-    history: Sequence[Shape],
-    *,
-    stamped: bool,
+    table: str, found: frozenset[str], versions: range, claim: str, stamp: int | None
 ) -> None:
-    shapes = [shape.columns.get(table, frozenset()) for shape in history]
-    possible = [shapes[version] for version in versions]
+    shapes = [record(version).columns.get(table) for version in range(SCHEMA_VERSION + 1)]
+    possible = [shape for shape in (shapes[version] for version in versions) if shape is not None]
     if found in possible:
         return
     expected = min(possible, key=lambda shape: len(shape ^ found))  # the one that is nearest
@@ -124,13 +165,14 @@ def _check_columns(
         remedy += ", or move what is not this project's into a table of its own"
     elif known[-1] < versions.start:
         remedy += ", or in a copy of the file " + (
-            f"run 'credential-db -x db=PATH stamp --purge {revision_of(known[-1])}'"
-            if stamped
-            else f"set 'PRAGMA user_version = {known[-1]}' for the upgrade to go on from there"
+            f"set 'PRAGMA user_version = {known[-1]}' for the upgrade to go on from there"
+            if stamp is None
+            else f"run 'credential-db -x db=PATH stamp --purge {revision_of(known[-1])}'"
         )
     raise UnrecognizedSchema(
         f"{claim}, where table {table} was expected with the columns "
-        f"{', '.join(sorted(expected))}; found {_difference(found, expected)}, {verdict}: {remedy}"
+        f"{', '.join(sorted(expected))}; found {_difference(found, expected)}, {verdict}: {remedy}",
+        known[-1] if known else None,
     )
 
 
@@ -149,53 +191,76 @@ def _claim(number: int, stamp: int | None) -> str:
     return f"the Alembic stamp says {revision_of(stamp)}"
 
 
-def user_version(connection: DBAPIConnection) -> int:
-    """The number that legacy software goes by: https://www.sqlite.org/pragma.html#pragma_user_version."""
-    return int(connection.execute("PRAGMA main.user_version").fetchone()[0])
+def _is_shape_of(columns: dict[str, frozenset[str]], version: int) -> bool:
+    return columns == dict(record(version).columns)
 
 
-def _stamp(connection: DBAPIConnection) -> int | None:
-    columns = _columns(connection, VERSION_TABLE)
-    if columns is None:
+def _settled(
+    connection: DBAPIConnection, columns: dict[str, frozenset[str]], stamp: int, number: int
+) -> Found:
+    """Where stamp and number disagree, the tables decide for the higher, if they are just its.
+
+    Old software makes such files in normal use: it writes only the number when it migrates, and
+    copies only the tables when it encrypts a file.
+    """
+    lower, higher = sorted((stamp, number))
+    alike = [version for version in range(lower, higher + 1) if _is_shape_of(columns, version)]
+    if len(alike) > 1:
+        alike = [
+            version
+            for version in alike
+            if definition_of(connection, tables_ever(), record(version).indexes)
+            == record(version).definition
+        ]
+    if alike == [higher]:
+        return Found(higher, stamped=True, agreed=False, missing=())
+    raise UnrecognizedSchema(
+        f"the Alembic stamp says {revision_of(stamp)}, but PRAGMA user_version says {number}, and "
+        f"the tables are not just those of version {higher}: find out which of them is right, "
+        "then run 'credential-db -x db=PATH stamp --purge' with that revision",
+        higher,
+    )
+
+
+def _by_tables_alone(columns: dict[str, frozenset[str]]) -> Found:
+    """The newest version that the tables may be of."""
+    if not columns:
+        return Found(None, stamped=True, agreed=True, missing=())
+    claim = "going by the tables alone"
+    for table, found in columns.items():
+        _check_columns(table, found, range(SCHEMA_VERSION + 1), claim, None)
+    return Found(SCHEMA_VERSION, stamped=True, agreed=True, missing=())
+
+
+def _stamp(found: list[str] | None, number: int, *, purging: bool) -> int | None:
+    if found is None:
         return None
-    if "version_num" not in columns:
-        raise UnrecognizedSchema(
-            f"table {VERSION_TABLE} has no column version_num: it is not Alembic's, and stands "
-            "where Alembic's belongs; rename it"
-        )
-    rows = connection.execute(f"SELECT version_num FROM main.{VERSION_TABLE}").fetchall()
+    if purging:
+        known = (version_of(revision) for revision in found)
+        return max((version for version in known if version is not None), default=None)
     remedy = (
         "find out which version the tables are, then run 'credential-db -x db=PATH stamp --purge' "
         "with its revision"
     )
-    if len(rows) != 1:
+    if len(found) != 1:
         raise UnrecognizedSchema(
-            f"table {VERSION_TABLE} has {len(rows) or 'no'} rows, where exactly one was "
-            f"expected: {remedy}"
+            f"table {STAMP_TABLE} has {len(found) or 'no'} rows, where exactly one was expected: "
+            f"{remedy}",
+            number,
         )
-    version = version_of(str(rows[0][0]))
+    version = version_of(found[0])
     if version is None:
         raise UnrecognizedSchema(
-            f"table {VERSION_TABLE} names the revision {rows[0][0]!r}, where one such as "
-            f"'v{LAST_LEGACY_VERSION}' was expected: another project's migrations were run on "
-            f"this file, or its stamp is damaged; {remedy}"
+            f"table {STAMP_TABLE} names the revision {found[0]!r}, where one such as "
+            f"'{revision_of(LAST_LEGACY_VERSION)}' was expected: another project's migrations were "
+            f"run on this file, or its stamp is damaged; {remedy}",
+            number,
         )
     return version
 
 
-def _columns(connection: DBAPIConnection, table: str) -> frozenset[str] | None:
-    """The names of a table's columns in lower case, None where there is no such table.
-
-    Raises:
-        UnrecognizedSchema: The name is that of a view.
-    """
-    kinds = connection.execute(
-        "SELECT type FROM main.sqlite_master WHERE name = ? COLLATE NOCASE AND type <> 'index'"
-        " AND type <> 'trigger'",
-        (table,),
-    ).fetchall()
-    if not kinds:
-        return None
-    if kinds != [("table",)]:
-        raise UnrecognizedSchema(f"{table} is a view, where a table was expected: rename it")
-    return column_names(connection, table)
+def _refuse_emptied(connection: DBAPIConnection) -> None:
+    """A file whose schema page was overwritten looks empty, and still has all of its pages."""
+    (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
+    if pages > 1 and not objects(connection):
+        refuse_damage(connection)

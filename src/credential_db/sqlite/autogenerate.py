@@ -1,168 +1,208 @@
 """Autogenerate for SQLite: what differs, the next number, and code that alters without loss.
 
-Alembic finds new and dropped tables. Within a table it reports differences that are none on
-SQLite (an inline REFERENCES ... ON DELETE CASCADE) and misses real ones (CHECK, AUTOINCREMENT,
-primary keys), so what a table is to be altered to is found by comparing definitions here.
+The metadata is compared with the record of the head, in memory, whatever file is around. Alembic
+reports differences that are none on SQLite and misses real ones (CHECK, AUTOINCREMENT, primary
+keys), so definitions are compared here, line by line, and tried out on SQLite itself.
 """
 
-from collections.abc import Sequence
+import contextlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alembic.autogenerate import render_op_text, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
+from alembic.script import write_hooks
 from alembic.util import CommandError
-from sqlalchemy import Column, Connection, Index, MetaData, Table
+from sqlalchemy import Column, Connection, Index, MetaData, Table, create_engine
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
-from credential_db import scripts
-from credential_db.shim import revision_of
-from credential_db.sqlite.driver import DBAPIConnection, quoted
-from credential_db.sqlite.shape import Shape, column_names, definition_of, is_autoincrement
+from credential_db.sqlite.alembic_internals import context, driver_connection_of, is_autogenerate
+from credential_db.sqlite.driver import quoted
+from credential_db.sqlite.revising import CopyTable
+from credential_db.sqlite.shape import Shape, is_autoincrement, read_shape, table_sql
 
 
-class Difference(ops.MigrateOperation):
-    """One line of a table's definition that is wanted (``+``) or not (``-``): a comment."""
+class Code(ops.MigrateOperation):
+    """Lines of a revision that Alembic has no renderer for, and what ``alembic check`` prints."""
 
-    def __init__(self, sign: str, line: str) -> None:
-        """Take the line."""
-        self.sign = sign
-        self.line = line
+    def __init__(self, lines: Sequence[str], difference: tuple[str, ...]) -> None:
+        """Take both."""
+        self.lines = list(lines)
+        self.difference = difference
 
-    def to_diff_tuple(self) -> tuple[str, str]:
+    def to_diff_tuple(self) -> tuple[str, ...]:
         """What ``alembic check`` prints."""
-        return ("add" if self.sign == "+" else "remove", self.line)
+        return self.difference
 
 
-class RenameColumn(ops.MigrateOperation):
-    """A column gets another name and keeps its rows' data; Alembic's own op cannot be rendered."""
-
-    def __init__(self, table: str, old: str, new: str) -> None:
-        """Take the names."""
-        self.table = table
-        self.old = old
-        self.new = new
-
-    def to_diff_tuple(self) -> tuple[str, str, str, str]:
-        """What ``alembic check`` prints."""
-        return ("rename_column", self.table, self.old, self.new)
+class InPlace(ops.ModifyTableOps):
+    """Steps that SQLite takes in place: columns added, dropped and renamed, and indexes."""
 
 
-@Operations.implementation_for(RenameColumn)
-def _rename_column(operations: Operations, step: RenameColumn) -> None:
-    operations.alter_column(step.table, step.old, new_column_name=step.new)
+@renderers.dispatch_for(Code)
+def _render_code(_: AutogenContext, code: Code) -> list[str]:
+    return code.lines
 
 
-class NativeAlteration(ops.ModifyTableOps):
-    """Steps that SQLite takes in place: add and drop columns and indexes."""
+@renderers.dispatch_for(InPlace)
+def _render_in_place(context: AutogenContext, alteration: InPlace) -> list[str]:
+    block = render_op_text(context, ops.ModifyTableOps(alteration.table_name, alteration.ops))
+    return block.replace("schema=None", "recreate='never'", 1).split("\n")
 
 
-class TableCopy(ops.ModifyTableOps):
-    """A table that SQLite can only alter by copying its rows into a new one.
-
-    Args:
-        table: The complete new table, without the columns that the steps add.
-        steps: Columns to add and indexes to make on the way.
-    """
-
-    def __init__(self, table: Table, steps: Sequence[ops.MigrateOperation]) -> None:
-        """Take the definition and the steps."""
-        super().__init__(table.name, steps)
-        self.table = table
-
-
-@renderers.dispatch_for(Difference)
-def _render_difference(_: AutogenContext, difference: Difference) -> str:
-    return f"# {difference.sign} {difference.line}"
-
-
-@renderers.dispatch_for(RenameColumn)
-def _render_rename(_: AutogenContext, step: RenameColumn) -> list[str]:
-    return [
-        "# One column for another of the same definition: taken as a rename, which keeps the data.",
-        "# If it is none, write drop_column and add_column instead.",
-        f"batch_op.alter_column({step.old!r}, new_column_name={step.new!r})",
-    ]
-
-
-@renderers.dispatch_for(NativeAlteration)
-def _render_native(context: AutogenContext, alteration: NativeAlteration) -> list[str]:
-    opening = f"with op.batch_alter_table({alteration.table_name!r}, recreate='never') as batch_op:"
-    return [opening, *_render_steps(context, alteration.ops, alteration.table_name)]
-
-
-@renderers.dispatch_for(TableCopy)
-def _render_copy(context: AutogenContext, copy: TableCopy) -> list[str]:
+@renderers.dispatch_for(CopyTable)
+def _render_copy(context: AutogenContext, copy: CopyTable) -> str:
     creation = render_op_text(context, ops.CreateTableOp.from_table(copy.table))
-    arguments = creation.partition(",\n")[2]
-    opening = (
-        f"with op.batch_alter_table({copy.table_name!r}, recreate='always',\n"
-        f"copy_from=sa.Table({copy.table_name!r}, sa.MetaData(),\n{arguments}\n) as batch_op:"
-    )
-    steps = _render_steps(context, copy.ops, copy.table_name)
-    return [opening, *steps] if steps else [opening.removesuffix(" as batch_op:") + ":", "pass", ""]
+    call = creation.replace("create_table(", "copy_table(", 1)
+    return call if not copy.values else f"{call.rstrip()[:-1]}, values={copy.values!r})"
 
 
-def _render_steps(
-    context: AutogenContext, steps: Sequence[ops.MigrateOperation], table: str
-) -> list[str]:
-    """The lines inside of Alembic's own batch block."""
-    return render_op_text(context, ops.ModifyTableOps(table, steps)).split("\n")[1:]
+@write_hooks.register("ruff_where_installed")
+def format_revision(path: str, _: object) -> None:
+    """Format a new revision as the others are, on a machine that has ruff."""
+    if importlib.util.find_spec("ruff"):
+        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", path], check=False)
 
 
-def options(
-    connection: DBAPIConnection,
-    metadata: MetaData,
-    history: Sequence[Shape],
-    head: Connection,
-) -> dict[str, Any]:
-    """What ``context.configure`` is to know for autogenerate.
+@write_hooks.register("python_script")
+def run_script(_: str, options: dict[str, str]) -> None:
+    """Run the script that the ini file names, with this Python."""
+    subprocess.run([sys.executable, options["script"]], check=False)
+
+
+@contextlib.contextmanager
+def database_in_memory(script: str = "") -> Iterator[Connection]:
+    """An empty database to try things on, or one that a script of SQL has made."""
+    engine = create_engine("sqlite://")
+    try:
+        with engine.connect() as connection:
+            driver_connection_of(connection.connection).executescript(script)
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def shape_of(connection: Connection) -> Shape:
+    """The shape of such a database."""
+    return read_shape(driver_connection_of(connection.connection))
+
+
+def shape_of_metadata(metadata: MetaData) -> Shape:
+    """The shape that the metadata would give an empty file."""
+    with database_in_memory() as connection:
+        metadata.create_all(connection)
+        return shape_of(connection)
+
+
+def options(metadata: MetaData, head: Connection, next_revision: str) -> dict[str, Any]:
+    """What ``context.configure`` is to know to compare, and to write a revision.
 
     Args:
-        connection: To the file at hand.
         metadata: What the tables are to be.
-        history: The shape of each version; the next one's number is their number.
-        head: To an empty database after all revisions.
+        head: To a database in memory that the record of the head has made.
+        next_revision: Given to the new revision, whatever was asked for; empty to compare alone.
     """
-    model = scripts.shape_of(metadata)
-    ours = {table for shape in (*history, model) for table in shape.columns}
-
-    def include_name(name: str | None, kind: str, _: object) -> bool:
-        return kind != "table" or name in ours
 
     def process(_: object, __: object, directives: list[ops.MigrationScript]) -> None:
         (directive,) = directives
-        directive.rev_id = revision_of(len(history))
-        if directive.upgrade_ops is None or directive.downgrade_ops is None:
+        directive.rev_id = next_revision
+        if not is_autogenerate():
             return
-        created, dropped = _whole_tables(directive.upgrade_ops)
-        altered = [
-            (_reflect(head, name), metadata.tables[name], differences)
-            for name in sorted(model.columns)
-            if name in history[-1].columns
-            and (differences := _differences(connection, name, model, history[-1]))
-        ]
-        directive.upgrade_ops.ops = [
-            *(ops.CreateTableOp.from_table(metadata.tables[name]) for name in created),
-            *(index for name in created for index in _indexes(metadata.tables[name])),
-            *(step for old, new, found in altered for step in (*found, *_transition(old, new))),
-            *(ops.DropTableOp.from_table(_reflect(head, name)) for name in dropped),
-        ]
-        directive.downgrade_ops.ops = [
-            *(ops.CreateTableOp.from_table(_reflect(head, name)) for name in dropped),
-            *(index for name in dropped for index in _indexes(_reflect(head, name))),
-            *(step for old, new, _ in altered for step in _transition(new, old)),
-            *(ops.DropTableOp.from_table(metadata.tables[name]) for name in reversed(created)),
-        ]
+        upgrade, downgrade = _both_ways(metadata, head)
+        if not upgrade and next_revision:
+            directives.clear()
+            context.config.print_stdout("The metadata is just what is on record: nothing to write")
+        directive.upgrade_ops = ops.UpgradeOps(upgrade)
+        directive.downgrade_ops = ops.DowngradeOps(downgrade)
 
     return {
-        "include_name": include_name,
+        "connection": head,
+        "target_metadata": metadata,
+        # Tables are compared below; Alembic would reflect them, and report what is none.
+        "include_name": lambda _name, kind, _parents: kind != "table",
+        "include_object": lambda _object, _name, kind, *_: kind != "table",
         "process_revision_directives": process,
         "render_as_batch": True,
     }
+
+
+def _both_ways(
+    metadata: MetaData, head: Connection
+) -> tuple[list[ops.MigrateOperation], list[ops.MigrateOperation]]:
+    """The steps from the head to the metadata, and back."""
+    model = shape_of_metadata(metadata)
+    renamed = _renamed_tables(model, shape_of(head))
+    for old, new in renamed:
+        head.exec_driver_sql(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(new)}")
+    before = shape_of(head)
+    created = [table for table in metadata.sorted_tables if table.name not in before.columns]
+    dropped = [_reflect(head, name) for name in before.columns if name not in model.columns]
+    upgrade: list[ops.MigrateOperation] = [_table_renamed(*pair) for pair in renamed]
+    downgrade: list[ops.MigrateOperation] = []
+    for name in sorted(model.columns.keys() & before.columns):
+        differences = _differences(before.of(name), model.of(name))
+        if differences:
+            recorded, wanted = _reflect(head, name), metadata.tables[name]
+            upgrade += [*differences, *_transition(recorded, wanted)]
+            downgrade += _transition(wanted, recorded, back=True)
+    for table in created:
+        upgrade += _creation(table)
+        downgrade.insert(0, ops.DropTableOp.from_table(table))
+    for table in dropped:
+        upgrade.append(ops.DropTableOp.from_table(table))
+        downgrade += _creation(table)
+    downgrade += [_table_renamed(new, old) for old, new in renamed]
+    return upgrade, downgrade
+
+
+def _renamed_tables(model: Shape, head: Shape) -> list[tuple[str, str]]:
+    """Pairs of a table that is gone and a new one of the same definition."""
+    new = [name for name in model.columns if name not in head.columns]
+    pairs = []
+    for old in (name for name in head.columns if name not in model.columns):
+        alike = [name for name in new if _promises(model, name) == _promises(head, old)]
+        if len(alike) == 1:
+            new.remove(alike[0])
+            pairs.append((old, alike[0]))
+    return pairs
+
+
+def _promises(shape: Shape, table: str) -> set[str]:
+    """The definition of a table without its name."""
+    lines = (line.removeprefix(f"{table}: ") for line in shape.of(table))
+    return {line.replace(f" on {table}(", " on (") for line in lines}
+
+
+def _table_renamed(old: str, new: str) -> Code:
+    return Code(
+        [
+            "# One table for another of the same definition: taken as a rename, which keeps the",
+            "# rows. If it is none, write create_table and drop_table instead.",
+            f"op.rename_table({old!r}, {new!r})",
+        ],
+        ("rename_table", old, new),
+    )
+
+
+def _differences(before: frozenset[str], after: frozenset[str]) -> list[Code]:
+    return [
+        *(Code([f"# - {line}"], ("remove", line)) for line in sorted(before - after)),
+        *(Code([f"# + {line}"], ("add", line)) for line in sorted(after - before)),
+    ]
+
+
+def _creation(table: Table) -> list[ops.MigrateOperation]:
+    return [
+        ops.CreateTableOp.from_table(table),
+        *(ops.CreateIndexOp.from_index(index) for index in _by_name(table).values()),
+    ]
 
 
 def _reflect(connection: Connection, name: str) -> Table:
@@ -171,47 +211,21 @@ def _reflect(connection: Connection, name: str) -> Table:
         name,
         MetaData(),
         autoload_with=connection,
+        resolve_fks=False,
         listeners=[
             ("column_reflect", MigrationContext.configure(connection).impl.autogen_column_reflect)
         ],
     )
-    sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
-    (statement,) = connection.exec_driver_sql(sql, (name,)).one()
-    if is_autoincrement(statement):
+    if is_autoincrement(table_sql(driver_connection_of(connection.connection), name) or ""):
         table.dialect_kwargs["sqlite_autoincrement"] = True
     return table
-
-
-def _whole_tables(container: ops.OpContainer) -> tuple[list[str], list[str]]:
-    """The names of the tables that Alembic found to be new and to be gone."""
-    created = [step.table_name for step in container.ops if isinstance(step, ops.CreateTableOp)]
-    dropped = [step.table_name for step in container.ops if isinstance(step, ops.DropTableOp)]
-    return created, dropped
-
-
-def _differences(
-    connection: DBAPIConnection, table: str, model: Shape, head: Shape
-) -> list[Difference]:
-    """What stands between the file's table and the metadata's."""
-    if not column_names(connection, table):
-        return []  # missing altogether: Alembic sees that
-    found = definition_of(connection, [table], model.indexes | head.indexes)
-    wanted = model.of(table)
-    return [
-        *(Difference("-", line) for line in sorted(found - wanted)),
-        *(Difference("+", line) for line in sorted(wanted - found)),
-    ]
-
-
-def _indexes(table: Table) -> list[ops.CreateIndexOp]:
-    return [ops.CreateIndexOp.from_index(index) for index in _by_name(table).values()]
 
 
 def _by_name(table: Table) -> dict[str, Index]:
     return {str(index.name): index for index in sorted(table.indexes, key=lambda i: str(i.name))}
 
 
-def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
+def _transition(old: Table, new: Table, *, back: bool = False) -> list[ops.MigrateOperation]:
     """From one definition to another: in place where SQLite can, else by a copy of the table."""
     before, after = _by_name(old), _by_name(new)
     changed = {name for name in before.keys() & after if _ddl(before[name]) != _ddl(after[name])}
@@ -225,30 +239,63 @@ def _transition(old: Table, new: Table) -> list[ops.ModifyTableOps]:
         for name, index in after.items()
         if name not in before or name in changed
     ]
-    drop_columns = [
-        ops.DropColumnOp.from_column_and_tablename(None, old.name, column)
-        for column in old.columns
-        if column.name not in new.columns
-    ]
-    add_columns = [
-        ops.AddColumnOp.from_column_and_tablename(None, old.name, _bare(column))
-        for column in new.columns
-        if column.name not in old.columns
-    ]
-    if len(drop_columns) == len(add_columns) == 1:
-        (gone,), (added,) = drop_columns, add_columns
-        rename = RenameColumn(old.name, gone.column_name, added.column.name)
+    gone = [column for column in old.columns if column.name not in new.columns]
+    added = [column for column in new.columns if column.name not in old.columns]
+    if len(gone) == len(added) == 1:
+        rename = ops.AlterColumnOp(old.name, gone[0].name, modify_name=added[0].name)
         renamed = [*drop_indexes, rename, *create_indexes]
         if _result_in_place(old, renamed) == _definition(new):
-            return [NativeAlteration(old.name, renamed)]
-    steps = [*drop_indexes, *drop_columns, *add_columns, *create_indexes]
+            comment = [
+                "# One column for another of the same definition: taken as a rename, which keeps",
+                "# the data. If it is none, write drop_column and add_column instead.",
+            ]
+            names = ("rename_column", old.name, gone[0].name, added[0].name)
+            return [Code(comment, names), InPlace(old.name, renamed)]
+    steps: list[Any] = [
+        *drop_indexes,
+        *(ops.DropColumnOp.from_column_and_tablename(None, old.name, column) for column in gone),
+        *(
+            ops.AddColumnOp.from_column_and_tablename(None, old.name, _bare(column))
+            for column in added
+        ),
+        *create_indexes,
+    ]
     if _result_in_place(old, steps) == _definition(new):
-        return [NativeAlteration(old.name, steps)]
-    in_place = [step for step in add_columns if _result_in_place(old, [step]) is not None]
-    on_the_way = [step for step in add_columns if step not in in_place]
-    copied = _without(new, {step.column.name for step in on_the_way})
-    copy = TableCopy(copied, [*on_the_way, *_indexes(new)])
-    return [NativeAlteration(old.name, in_place), copy] if in_place else [copy]
+        return [InPlace(old.name, steps)]
+    comments, values = _values_for(new, added, back=back)
+    return [
+        *([InPlace(old.name, drop_indexes)] if drop_indexes else []),
+        *comments,
+        CopyTable(new, values),
+        *([InPlace(old.name, create_indexes)] if create_indexes else []),
+    ]
+
+
+def _values_for(
+    table: Table, added: Sequence[Column[Any]], *, back: bool
+) -> tuple[list[Code], dict[str, str]]:
+    """What the rows that are there get in new columns that take no NULL and have no default.
+
+    Raises:
+        CommandError: Nobody can tell, on the way up.
+    """
+    needed = [
+        column
+        for column in added
+        if not column.nullable and column.server_default is None and column.computed is None
+    ]
+    names = ", ".join(column.name for column in needed)
+    if needed and not back:
+        raise CommandError(
+            f"table {table.name} gets {names}, which may not be NULL and has no default, and its "
+            "rows have no value to put there: give it a server_default; or make three steps of it, "
+            "a revision with a column that may be NULL, one that fills it with convert_rows, and "
+            "one that makes it NOT NULL"
+        )
+    neutral = {"INTEGER": "0", "BLOB": "x''"}
+    values = {column.name: neutral.get(str(column.type), "''") for column in needed}
+    comment = f"# Not exact: what was in {names} is gone, and every row gets the value below."
+    return ([Code([comment], ("fill", table.name, names))] if needed else []), values
 
 
 def _bare(column: Column[Any]) -> Column[Any]:
@@ -258,51 +305,30 @@ def _bare(column: Column[Any]) -> Column[Any]:
     )
 
 
-def _without(table: Table, columns: set[str]) -> Table:
-    """The same table without some of its columns.
-
-    Raises:
-        CommandError: One of them is part of a constraint.
-    """
-    if not columns:
-        return table
-    with scripts.empty_database() as connection:
-        table.metadata.create_all(connection)
-        operations = Operations(MigrationContext.configure(connection))
-        try:
-            for column in columns:
-                operations.drop_column(table.name, column)
-        except SQLAlchemyError:
-            raise CommandError(
-                f"table {table.name} gets {', '.join(sorted(columns))} and a constraint on it at "
-                "once, and its rows have no value to put there: make two revisions of it, the "
-                "first with a column that may be NULL"
-            ) from None
-        return _reflect(connection, table.name)
-
-
 def _ddl(index: Index) -> str:
     return str(CreateIndex(index).compile(dialect=sqlite.dialect()))
 
 
 def _definition(table: Table) -> frozenset[str]:
     """What a table promises once it is created."""
-    with scripts.empty_database() as connection:
-        table.metadata.create_all(connection)
-        return scripts.shape(connection).of(table.name)
+    with database_in_memory() as connection:
+        table.create(connection)
+        return shape_of(connection).of(table.name)
 
 
 def _result_in_place(old: Table, steps: Sequence[ops.MigrateOperation]) -> frozenset[str] | None:
     """What SQLite makes of a table that has a row; None where it refuses to alter it in place."""
-    with scripts.empty_database() as connection:
-        old.metadata.create_all(connection)
-        values = ", ".join("1" for _ in old.columns)
+    with database_in_memory() as connection:
+        old.create(connection)
+        stored = [column for column in old.columns if column.computed is None]
+        names = ", ".join(quoted(column.name) for column in stored)
+        values = ", ".join("1" for _ in stored)
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
-        connection.exec_driver_sql(f"INSERT INTO {quoted(old.name)} VALUES ({values})")
+        connection.exec_driver_sql(f"INSERT INTO {quoted(old.name)} ({names}) VALUES ({values})")
         operations = Operations(MigrationContext.configure(connection))
         try:
             for step in steps:
                 operations.invoke(step)
         except (SQLAlchemyError, NotImplementedError):
             return None
-        return scripts.shape(connection).of(old.name)
+        return shape_of(connection).of(old.name)

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Protocol, TypeGuard
 
+from credential_db.sqlite.errors import CredentialDBError
+
 
 class DBAPICursor(Protocol):
     """What is used of a cursor of ``sqlite3`` or ``sqlcipher3``."""
 
     row_factory: Any
 
+    @property
+    def rowcount(self) -> int: ...
     def execute(self, sql: str, parameters: Any = ..., /) -> "DBAPICursor": ...
-    def executemany(self, sql: str, parameters: Any, /) -> "DBAPICursor": ...
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
@@ -26,11 +29,15 @@ class DBAPIConnection(Protocol):
     row_factory: Any
     text_factory: Any
 
+    def create_function(
+        self, name: str, arguments: int, function: Any, /, *, deterministic: bool = ...
+    ) -> None: ...
+    def set_progress_handler(self, handler: Any, n: int, /) -> None: ...
+
     @property
     def in_transaction(self) -> bool: ...
     def cursor(self) -> DBAPICursor: ...
     def execute(self, sql: str, parameters: Any = ..., /) -> DBAPICursor: ...
-    def executemany(self, sql: str, parameters: Any, /) -> DBAPICursor: ...
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
@@ -68,3 +75,17 @@ def main_file(connection: DBAPIConnection) -> str:
         if name == "main":
             return str(file or "")
     return ""  # pragma: no cover - SQLite always lists main
+
+
+def is_driver_error(error: BaseException) -> bool:
+    """Whether ``sqlite3``, or a module made after it such as ``sqlcipher3``, raised this."""
+    return any(
+        base.__name__ == "Error" and base.__module__.rpartition(".")[2] in ("sqlite3", "dbapi2")
+        for base in type(error).__mro__
+    ) and not isinstance(error, CredentialDBError)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another connection's lock is in the way: https://www.sqlite.org/rescode.html#busy."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

@@ -1,59 +1,48 @@
 """Every way in which an upgrade can fail, one class for each.
 
-No message, argument or attribute holds a cell of the database or a passphrase: table, column and
-row ids only.
+No message, argument or attribute holds a cell of the database or a passphrase: names of tables,
+columns and objects, and row ids only. What software of earlier days caught as an error of
+``sqlite3`` (PEP 249) it still catches.
 """
 
-from typing import NamedTuple
+import sqlite3
 
 
-class CredentialDBError(Exception):
+class CredentialDBError(sqlite3.Error):
     """Base of all errors raised on purpose. The file is as it was."""
 
 
-class SchemaTooNew(CredentialDBError):
+class _OfVersion(CredentialDBError):
+    """An error about what a file says of itself.
+
+    Attributes:
+        version: The version that was found; None where none can be believed.
+    """
+
+    def __init__(self, message: str, version: int | None = None) -> None:
+        """Keep both as arguments, so that the error survives a pickle."""
+        super().__init__(message, version)
+        self.version = version
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SchemaTooNew(_OfVersion):
     """The file was written by a newer release than this one."""
 
 
-class UnrecognizedSchema(CredentialDBError):
+class UnrecognizedSchema(_OfVersion):
     """The file's tables, version number and Alembic stamp do not fit together."""
 
 
-class KeyProblem(NamedTuple):
-    """One row of ``ssh_keys`` that cannot be converted, and why."""
-
-    id: int
-    reason: str
-
-
-class KeyConversionError(CredentialDBError):
-    """At least one stored SSH key is not what its row says it is.
-
-    Attributes:
-        problems: One entry for each bad row, in the order of their ids.
-    """
-
-    def __init__(self, problems: tuple[KeyProblem, ...]) -> None:
-        """Keep the problems as the only argument, so that the error survives a pickle."""
-        super().__init__(problems)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        """All problems in one line."""
-        rows = "; ".join(f"row {problem.id} {problem.reason}" for problem in self.problems)
-        return (
-            f"{len(self.problems)} of the rows in ssh_keys cannot be converted: {rows}. "
-            "Nothing was changed; repair or delete these rows and run again"
-        )
-
-
-class DatabaseBusy(CredentialDBError):
+class DatabaseBusy(CredentialDBError, sqlite3.OperationalError):
     """Another program kept the database locked for longer than the timeout."""
 
 
-class NotADatabase(CredentialDBError):
+class NotADatabase(CredentialDBError, sqlite3.DatabaseError):
     """Not a SQLite file, a damaged one, or an encrypted one without its passphrase."""
 
 
-class ReadOnlyDatabase(CredentialDBError):
+class ReadOnlyDatabase(CredentialDBError, sqlite3.OperationalError):
     """The file needs a change and cannot be written."""

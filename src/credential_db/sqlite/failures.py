@@ -1,13 +1,17 @@
-"""Turn what drivers and libraries raise into one clean error of ours.
+"""Turn whatever drivers, libraries and hosts raise into one clean error of ours.
 
 An exception of SQLAlchemy holds statement and parameters, a traceback holds the locals of every
 frame, and ``raise ... from None`` still leaves ``__context__`` behind. So an error is made anew
-here, to be raised outside of any ``except`` block.
+here, to be raised outside of any ``except`` block; and of a text that is not known to be free of
+data, only the kind is told.
 """
 
 import errno
-import sqlite3
+import os
+import re
+from typing import NamedTuple
 
+from credential_db.sqlite.driver import is_driver_error
 from credential_db.sqlite.errors import (
     CredentialDBError,
     DatabaseBusy,
@@ -27,78 +31,106 @@ _PROGRAMMING_ERRORS = (
     Warning,
 )
 
-# What SQLite says (sqlite3ErrStr in its main.c) -> the error, and what to do about it.
-_MEANINGS: tuple[tuple[str, type[CredentialDBError], str], ...] = (
-    (
-        "table is locked",  # by the connection itself: https://www.sqlite.org/rescode.html#locked
+
+class _Meaning(NamedTuple):
+    name: str  # how SQLite's name of the error begins: https://www.sqlite.org/rescode.html
+    fragment: str  # of SQLite's text (sqlite3ErrStr in its main.c), where there is no name
+    kind: type[CredentialDBError]
+    text: str
+
+
+_MEANINGS = (
+    _Meaning(
+        "SQLITE_LOCKED",
+        "table is locked",  # by the connection itself
         DatabaseBusy,
         "a query on this connection to {database}, or on one that shares its cache, is not "
         "finished: fetch all of its rows or close its cursor, then run again",
     ),
-    (
+    _Meaning(
+        "SQLITE_BUSY",
         "is locked",
         DatabaseBusy,
         "{database} is locked{holders}: wait for that program or stop it, then run again",
     ),
-    (
+    _Meaning(
+        "SQLITE_NOTADB",
         "file is not a database",
         NotADatabase,
         "{database} is not a SQLite database, or it is encrypted and the passphrase is missing or "
         "wrong{extra}; the file was not touched",
     ),
-    (
+    _Meaning(
+        "SQLITE_CORRUPT",
         "malformed",
         NotADatabase,
-        "{database} is damaged ({message}): restore it from a backup, or save what is left with "
+        "{database} is damaged ({name}): restore it from a backup, or save what is left with "
         "the sqlite3 shell's .recover command; the file was not touched",
     ),
-    (
+    _Meaning(
+        "SQLITE_READONLY",
         "readonly database",
         ReadOnlyDatabase,
         "{database} needs a change and cannot be written: run again as a user who may write to the "
         "file and to its directory",
     ),
-    (
+    _Meaning(
+        "SQLITE_CANTOPEN",
         "unable to open database file",
         ReadOnlyDatabase,
         "{database} cannot be opened for writing: run again as a user who may write to the file "
         "and to its directory",
     ),
-    (
-        "Could not decode to UTF-8",  # the rest of that message is what the cell holds
-        NotADatabase,
-        "{database} holds text that is not UTF-8 where none was expected; nothing was changed",
-    ),
-    (
+    _Meaning(
+        "SQLITE_FULL",
         "is full",
         CredentialDBError,
         "the disk is full while working on {database}: nothing was changed; make room and run "
         "again",
     ),
-    (
+    _Meaning(
+        "SQLITE_IOERR",
         "disk I/O error",
         CredentialDBError,
         "the disk failed while working on {database}: nothing was changed; check the disk, then "
         "run again",
     ),
-    (
-        "error in ",  # "error in view v: no such table: main.gone", and the same for triggers
-        UnrecognizedSchema,
-        "SQLite refuses to alter a table of {database}: {message}; repair or drop that view or "
-        "trigger, then run again",
+    _Meaning(
+        "SQLITE_INTERRUPT",
+        "interrupted",
+        CredentialDBError,
+        "the work on {database} was interrupted by its own program: nothing was changed",
+    ),
+    _Meaning(
+        "SQLITE_AUTH",
+        "not authorized",
+        CredentialDBError,
+        "the authorizer of this connection to {database} forbids what an upgrade does: nothing was "
+        "changed; hand in a connection without one",
+    ),
+    _Meaning(
+        "SQLITE_NOMEM",
+        "out of memory",
+        CredentialDBError,
+        "memory ran out while working on {database}: nothing was changed; run again",
     ),
 )
 
+# Text of SQLite's that names objects of the schema and nothing else. A trigger's RAISE, an
+# extension or a function of the host's may say anything.
+_NAMES_OBJECTS = re.compile(
+    r"error in (view|trigger|index|table) .+"
+    r"|(UNIQUE|NOT NULL|CHECK) constraint failed: .+|FOREIGN KEY constraint failed"
+    r"|no such (table|column|function|module|index|view|trigger|collation sequence|savepoint): .+"
+    r"|(table|index|view|trigger|there is already an? \w+ named|there is already another table or"
+    r" index with this name:?) .+( already exists)?|duplicate column name: .+"
+    r"|foreign key mismatch - .+|cannot .+|unable to use function .+"
+    r"|user-defined function raised exception|too many .+|sub-select returns .+|near \".+\": .+"
+)
+_MAY_SAY_ANYTHING = ("SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_FUNCTION")
 
-def is_driver_error(error: BaseException) -> bool:
-    """Whether sqlite3, or a module made after it such as sqlcipher3, raised this."""
-    return isinstance(error, sqlite3.Error) or any(
-        base.__name__ == "Error" and hasattr(base, "__module__") and ".dbapi2" in base.__module__
-        for base in type(error).__mro__
-    )
 
-
-def clean(error: Exception, database: str, holders: str = "", extra: str = "") -> Exception:
+def clean(error: BaseException, database: str, holders: str = "", extra: str = "") -> BaseException:
     """The same failure as an error without cause, context, traceback or data.
 
     Args:
@@ -108,41 +140,84 @@ def clean(error: Exception, database: str, holders: str = "", extra: str = "") -
         extra: What else to say where the file may be encrypted.
 
     Returns:
-        A ``CredentialDBError``; or the error itself, bare, where it is one of ours, of Alembic's
-        (whose text names revisions) or of a tool that ends a command by an exception of its own.
+        A ``CredentialDBError``; or the error itself, bare, where it is one of ours, or none that
+        an ``except Exception`` would catch (an interrupt, say, or an exit).
     """
-    if not _may_hold_data(error):
-        error.__cause__ = error.__context__ = None
-        return error.with_traceback(None)
+    if isinstance(error, CredentialDBError) or not isinstance(error, Exception):
+        return bare(error)
     original = getattr(error, "orig", error)
-    if is_driver_error(original):
-        message = str(original)
-        for fragment, kind, text in _MEANINGS:
-            if fragment in message:
-                return kind(
-                    text.format(database=database, message=message, holders=holders, extra=extra)
-                )
-        return CredentialDBError(
-            f"SQLite refused a statement on {database}: {message}; nothing was changed"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ReadOnlyDatabase(
-            f"{error.strerror}: {error.filename or database}; run again as a user who may write "
-            "to the file and to its directory"
+    if isinstance(original, BaseException) and is_driver_error(original):
+        return _of_driver(original, database, holders, extra)
+    return _of_python(error, database)
+
+
+def bare(error: BaseException) -> BaseException:
+    """An error without what it came from; its traceback would show the locals of every frame."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _of_python(error: Exception, database: str) -> CredentialDBError:
+    if isinstance(error, UnicodeError):
+        return NotADatabase(
+            f"{database} holds a name or a definition that is not UTF-8, which cannot be passed "
+            "on: rename or drop it, then run again; nothing was changed"
         )
     if isinstance(error, OSError):
-        return CredentialDBError(f"{error.strerror}: {error.filename or database}")
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        message = f"{reason}: {error.filename or database}"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return ReadOnlyDatabase(
+                f"{message}; run again as a user who may write to the file and to its directory"
+            )
+        return CredentialDBError(message)
+    if type(error).__module__.startswith("alembic."):
+        return CredentialDBError(_one_line(str(error)))  # it names revisions and files
     detail = f": {error}" if isinstance(error, _PROGRAMMING_ERRORS) else ""
     return CredentialDBError(
-        f"{type(error).__name__} at {_place(error)} while working on {database}{detail}; "
-        "nothing was changed"
+        f"{type(error).__name__} at {_place(error)} while working on {database}"
+        f"{_one_line(detail)}; nothing was changed"
     )
 
 
-def _may_hold_data(error: Exception) -> bool:
-    """Recognised by name: naming the classes would import the libraries."""
-    home = type(error).__module__.partition(".")[0]
-    return is_driver_error(error) or home in ("builtins", "sqlalchemy", "cryptography")
+def _of_driver(error: BaseException, database: str, holders: str, extra: str) -> CredentialDBError:
+    name, message = str(getattr(error, "sqlite_errorname", "")), _one_line(str(error))
+    if message.startswith("Could not decode to UTF-8"):  # the rest is what the cell holds
+        return NotADatabase(
+            f"{database} holds text that is not UTF-8 where none was expected; nothing was changed"
+        )
+    for meaning in _MEANINGS:
+        if name.startswith(meaning.name) or (not name and meaning.fragment in message):
+            return meaning.kind(
+                meaning.text.format(
+                    database=database, name=name or meaning.name, holders=holders, extra=extra
+                )
+            )
+    if message.startswith("error in "):  # "error in view v: no such table: main.gone"
+        return UnrecognizedSchema(
+            f"SQLite refuses to alter a table of {database}: {message}; repair or drop that "
+            "object, then run again"
+        )
+    return CredentialDBError(
+        f"SQLite refused a statement on {database}: {known_text(error)}; nothing was changed"
+    )
+
+
+def known_text(error: BaseException) -> str:
+    """What an error says, if that is known to hold no data; else what kind of error it is."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    message = _one_line(str(error))
+    if (
+        is_driver_error(error)
+        and name not in _MAY_SAY_ANYTHING
+        and (_NAMES_OBJECTS.fullmatch(message))
+    ):
+        return message
+    return name or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))
 
 
 def _place(error: BaseException) -> str:

@@ -1,49 +1,116 @@
-"""What a revision may need besides ``alembic.op``: look at a table, rewrite its rows."""
+"""All that a revision needs: Alembic's ``op``, with what is safe on SQLite, and rows to convert."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from alembic import op
+from alembic.operations import MigrateOperation, Operations, ops
 from alembic.util import CommandError
+from sqlalchemy import Table
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateTable
 
+from credential_db.sqlite import row_conversion, scrub, table_copy
+from credential_db.sqlite.alembic_internals import driver_connection_of, op
 from credential_db.sqlite.driver import DBAPIConnection, quoted
 from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.shape import checks, column_names
-from credential_db.sqlite.survival import Dependants, triggers_suspended
+from credential_db.sqlite.row_conversion import BadRow, Conversion, Double
+from credential_db.sqlite.shape import column_names
+
+__all__ = [
+    "BadRow",
+    "Conversion",
+    "Double",
+    "convert_rows",
+    "has_column",
+    "op",
+    "refuse_rows",
+]
+
+logger = logging.getLogger(__name__)
 
 
-def driver_connection() -> DBAPIConnection:
-    """The driver's own connection, inside the transaction of the upgrade.
+@Operations.register_operation("copy_table")
+class CopyTable(MigrateOperation):
+    """``op.copy_table(name, *columns_and_constraints)``, in the form of ``op.create_table``.
 
-    Rows with secrets are read and written through it: SQLAlchemy logs rows at DEBUG, and puts
-    parameters into its exceptions.
+    Args:
+        table: The complete new definition.
+        values: An expression of SQL, over the old columns, for new columns that need one.
     """
-    connection = op.get_bind().connection.driver_connection
-    assert connection is not None, "a connection in use has one"
-    return connection  # type: ignore[no-any-return]  # SQLAlchemy knows no type of it
+
+    def __init__(self, table: Table, values: Mapping[str, str] | None = None) -> None:
+        """Take the definition."""
+        self.table = table
+        self.values = dict(values or {})
+
+    @classmethod
+    def copy_table(
+        cls,
+        operations: Operations,
+        name: str,
+        *definition: Any,
+        values: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Give a table another definition by copying its rows, safe by itself.
+
+        Args:
+            operations: Alembic's.
+            name: The table.
+            definition: All columns and constraints that it is to have.
+            values: An expression of SQL, over the old columns, for new columns that need one.
+            options: As for ``op.create_table``, such as ``sqlite_autoincrement``.
+
+        Raises:
+            UnrecognizedSchema: Rows or the user's objects do not fit, and are named.
+        """
+        table = ops.CreateTableOp(name, list(definition), **options).to_table()
+        operations.invoke(cls(table, values))
+
+
+@Operations.implementation_for(CopyTable)
+def _copy_table(operations: Operations, step: CopyTable) -> None:
+    if operations.get_context().as_sql:
+        raise CommandError(
+            f"table {step.table.name} has to be copied with all that belongs to it, which a script "
+            "of SQL cannot do: run this range without --sql"
+        )
+    definition = str(CreateTable(step.table).compile(dialect=sqlite.dialect()))
+    table_copy.copy_table(_driver_connection(), step.table.name, definition, step.values)
+
+
+def _driver_connection() -> DBAPIConnection:
+    """The driver's own connection, inside the transaction of the upgrade."""
+    return driver_connection_of(op.get_bind().connection)  # type: ignore[no-any-return]
 
 
 def has_column(table: str, column: str) -> bool:
     """Whether the file's table has this column; a script of SQL is for tidy files, which have."""
     if op.get_context().as_sql:
         return True
-    return column in column_names(driver_connection(), table)
+    return column in column_names(_driver_connection(), table)
 
 
-def has_check(table: str) -> bool:
-    """Whether the file's table has a CHECK constraint at all."""
-    if op.get_context().as_sql:
-        return True
-    (sql,) = (
-        driver_connection()
-        .execute("SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", (table,))
-        .fetchone()
-    )
-    return bool(checks(sql))
+def convert_rows(
+    table: str,
+    *,
+    error: Callable[[list[tuple[int, str]]], Exception],
+    double: Double | None = None,
+    called: str = "",
+    **conversions: Conversion,
+) -> None:
+    """Rewrite columns of every row, one after the other: flat memory, all bad rows in one error.
 
+    What was there before is scrubbed from the file's free space after the commit.
 
-def rewrite_rows(table: str, rewrite: Callable[[DBAPIConnection], None]) -> None:
-    """Let ``rewrite`` change rows of a table, the user's triggers looking away.
+    Args:
+        table: Whose rows.
+        error: Makes the error that is raised of all bad rows, each with its id and the reason that
+            its ``BadRow`` gave.
+        double: Where a written column but the first is UNIQUE: what it is made of.
+        called: What to call the rows in a log line.
+        conversions: For each column to write, a function and the columns that it is called with.
 
     Raises:
         CommandError: In ``--sql`` mode, for a range that does not begin with an empty file.
@@ -56,20 +123,13 @@ def rewrite_rows(table: str, rewrite: Callable[[DBAPIConnection], None]) -> None
             f"the rows of {table} have to be converted one by one, which a script of SQL cannot "
             "do: run this range without --sql"
         )
-    connection = driver_connection()
-    with triggers_suspended(connection, table):
-        rewrite(connection)
-
-
-@contextmanager
-def dependants_kept() -> Iterator[None]:
-    """Put the user's triggers and indexes back at once after a table copy.
-
-    Before anything else is renamed, that is: then SQLite keeps them up to date itself.
-    """
-    dependants = Dependants(driver_connection(), ())
-    yield
-    dependants.restore()
+    connection, called = _driver_connection(), called or f"rows of {table}"
+    total = row_conversion.convert_rows(
+        connection, table, conversions, error=error, double=double, called=called
+    )
+    scrub.mark(connection)
+    if total:
+        logger.info("%d %s converted, each proven before it was written", total, called)
 
 
 def refuse_rows(*tables: str) -> None:
@@ -83,11 +143,12 @@ def refuse_rows(*tables: str) -> None:
             "whether the tables are empty cannot be seen from a script of SQL: run this range "
             "without --sql"
         )
-    connection = driver_connection()
+    connection = _driver_connection()
     full = [
         table
         for table in tables
-        if connection.execute(f"SELECT 1 FROM main.{quoted(table)} LIMIT 1").fetchone()
+        if column_names(connection, table)
+        and connection.execute(f"SELECT 1 FROM main.{quoted(table)} LIMIT 1").fetchone()
     ]
     if full:
         raise CredentialDBError(

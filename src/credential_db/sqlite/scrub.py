@@ -1,85 +1,153 @@
-"""Leave nothing of the replaced private keys in the file."""
+"""Leave nothing of replaced secrets in the file, even where a kill comes between.
+
+A mark is committed together with the upgrade, and goes once the clean-up is done: a number in the
+file's header, which older programs do not look at, and which costs next to nothing to read.
+"""
 
 import logging
 
-from credential_db.sqlite.driver import DBAPIConnection, quoted
-from credential_db.sqlite.failures import is_driver_error
+from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
+from credential_db.sqlite.errors import NotADatabase
+from credential_db.sqlite.failures import known_text
+from credential_db.sqlite.lending import plain_rows, waiting
+from credential_db.sqlite.shape import objects
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 1000  # milliseconds to wait for readers: the upgrade itself is done
+# ``PRAGMA application_id``, which nobody else uses in a file that has none:
+# https://www.sqlite.org/pragma.html#pragma_application_id
+_MARK = int.from_bytes(b"scrb", "big")
+_NO_MARK = 0
+_FOR_READERS = 1.0  # seconds to wait: the upgrade itself is done
 
-# VACUUM numbers the rows of such a table anew, which a full-text index over it, say, would not
-# notice: https://www.sqlite.org/lang_vacuum.html
-_WITHOUT_OWN_ROWID = """
-    SELECT name FROM sqlite_master AS t
-    WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite^_%' ESCAPE '^'
-    AND NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name))
-    AND NOT EXISTS (
-        SELECT 1 FROM pragma_table_info(t.name) WHERE pk AND upper(type) = 'INTEGER'
-    )
-"""
+
+def is_marked(connection: DBAPIConnection) -> bool:
+    """Whether replaced secrets may still be in free space of the file."""
+    return _application_id(connection) == _MARK
+
+
+def mark(connection: DBAPIConnection) -> None:
+    """Say so, in the transaction that replaces them, in a file that has no number of its user's."""
+    if _application_id(connection) == _NO_MARK:
+        connection.execute(f"PRAGMA main.application_id = {_MARK}")
+
+
+def _application_id(connection: DBAPIConnection) -> int:
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return int(cursor.execute("PRAGMA main.application_id").fetchone()[0])
+
+
+def refuse_damage(connection: DBAPIConnection) -> None:
+    """Raise where a file is damaged that is to be rebuilt: what can still be read would be lost.
+
+    Rows that break a constraint are no damage.
+
+    Raises:
+        NotADatabase: SQLite finds it malformed: https://www.sqlite.org/pragma.html#pragma_quick_check.
+    """
+    no_damage = ("ok", "NULL value in ", "CHECK constraint failed in ", "non-")
+    damaged = False
+    try:
+        found = connection.execute("PRAGMA main.quick_check").fetchall()
+        damaged = any(not str(row).startswith(no_damage) for (row,) in found)
+    except Exception as error:
+        if not is_driver_error(error):
+            raise
+        # Else the check needs what only the host has, such as a collation: VACUUM does, too.
+        damaged = str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_CORRUPT")
+        if not damaged and not _wants_the_host(error):
+            raise
+    if damaged:
+        raise NotADatabase(
+            "the file is damaged, and a rebuild would lose what can still be read of it: restore "
+            "it from a backup, or save what is left with the sqlite3 shell's .recover command; "
+            "the file was not touched"
+        )
 
 
 def scrub(connection: DBAPIConnection) -> None:
     """Rebuild the file without its free space, and empty the write-ahead log.
 
     The upgrade ran with secure_delete, but the software that wrote the file before may have left
-    copies of keys in free pages, or between the rows of any page.
-
-    Logs a warning where another connection or the user's own tables prevent it.
+    copies of secrets in free pages, or between the rows of any page. Logs a warning where another
+    connection or the user's own tables prevent it: the upgrade is committed by now, and an error
+    would say that it is not.
 
     Args:
-        connection: In autocommit mode, after the commit; its busy_timeout is changed.
+        connection: In autocommit mode, after the commit.
     """
     try:
-        _scrub(connection)
+        with plain_rows(connection), waiting(connection, _FOR_READERS):
+            _rebuild(connection)
+            _empty_log(connection)
     except Exception as error:
-        if not is_driver_error(error):
-            raise
-        # The upgrade is committed: an error would say that it is not.
         logger.warning(
-            "the file is upgraded, and old private keys remain in it (%s): run VACUUM, then "
-            "PRAGMA wal_checkpoint(TRUNCATE), when no other program has the file open",
-            error,
+            "the file is upgraded, and old secrets remain in it (%s): the next upgrade tries again "
+            "to remove them, when no other program has the file open",
+            known_text(error),
         )
 
 
-def _scrub(connection: DBAPIConnection) -> None:
-    connection.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
-    renumbered = _tables_that_vacuum_would_renumber(connection)
+def _rebuild(connection: DBAPIConnection) -> None:
+    renumbered = [
+        entry.name
+        for entry in objects(connection)
+        if entry.type == "table" and _would_be_renumbered(connection, entry.name)
+    ]
     if renumbered:
         logger.warning(
-            "old key material that was deleted before this upgrade may remain in free pages: "
-            "VACUUM would renumber the rows of table %s, so it was left out",
+            "old secrets may remain in free pages: VACUUM would renumber the rows of table %s, so "
+            "it was left out",
             ", ".join(renumbered),
         )
-    else:
-        try:
-            connection.execute("VACUUM")
-        except Exception as error:
-            if not is_driver_error(error):
-                raise
-            logger.warning(
-                "old key material may remain in free pages (%s): run VACUUM when no other program "
-                "has the file open",
-                error,
-            )
-    busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
+        return
+    try:
+        connection.execute("VACUUM main")
+    except Exception as error:
+        if not _wants_the_host(error):
+            raise
+        # It needs what only the host has, such as a collation: so would the next try.
         logger.warning(
-            "old private keys remain in the file until another program, which is reading it now, "
-            "closes it: the last one to close the file completes the clean-up"
+            "old secrets may remain in free pages (%s): run VACUUM when no other program has the "
+            "file open",
+            known_text(error),
         )
 
 
-def _tables_that_vacuum_would_renumber(connection: DBAPIConnection) -> list[str]:
-    tables = [row[0] for row in connection.execute(_WITHOUT_OWN_ROWID).fetchall()]
-    return [table for table in tables if not _numbered_without_gaps(connection, table)]
+def _wants_the_host(error: Exception) -> bool:
+    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_ERROR")
 
 
-def _numbered_without_gaps(connection: DBAPIConnection, table: str) -> bool:
+def _empty_log(connection: DBAPIConnection) -> None:
+    busy, *_ = connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        logger.warning(
+            "old secrets remain in the file until another program, which is reading it now, "
+            "closes it: the next upgrade after that completes the clean-up"
+        )
+    elif is_marked(connection):
+        connection.execute(f"PRAGMA main.application_id = {_NO_MARK}")
+        connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _would_be_renumbered(connection: DBAPIConnection, table: str) -> bool:
+    """Whether VACUUM gives the rows new rowids, which a full-text index, say, would not notice.
+
+    https://www.sqlite.org/lang_vacuum.html: those of tables without an INTEGER PRIMARY KEY. In
+    practice, those without any index: for one, the rows are copied with their rowids.
+    """
+    name = quoted(table)
+    if connection.execute(f"PRAGMA main.index_list({name})").fetchall() or any(
+        column[5] and str(column[2]).upper() == "INTEGER"
+        for column in connection.execute(f"PRAGMA main.table_info({name})").fetchall()
+    ):
+        return False
+    if not connection.execute(
+        "SELECT 1 FROM main.sqlite_master WHERE name = ? AND rootpage > 0", (table,)
+    ).fetchone():
+        return False  # a virtual table
     smallest, largest, count = connection.execute(
-        f"SELECT min(rowid), max(rowid), count(*) FROM main.{quoted(table)}"
+        f"SELECT min(rowid), max(rowid), count(*) FROM main.{name}"
     ).fetchone()
-    return bool(count == 0 or (smallest == 1 and largest == count))
+    return bool(count and (smallest, largest) != (1, count))

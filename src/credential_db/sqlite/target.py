@@ -4,30 +4,40 @@ import contextlib
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from credential_db.sqlite.connection import (
-    connect_to_read,
-    connect_to_write,
-    create_private_file,
-    exists,
-    file_of_url,
-    lock_holders,
-    refuse_transaction,
-    sqlcipher_hint,
-)
+from credential_db.sqlite.cipher import INSTALL, Cipher
+from credential_db.sqlite.cipher import module as installed_sqlcipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, main_file
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.failures import clean
-from credential_db.sqlite.passphrase import Passphrase
+from credential_db.sqlite.files import (
+    create_private_file,
+    exists,
+    file_of_name,
+    lock_holders,
+    remove_created,
+)
+from credential_db.sqlite.lending import checked_timeout, refuse_transaction, waiting
+from credential_db.sqlite.opening import (
+    TIMEOUT,
+    connect_to_read,
+    connect_to_write,
+    sqlcipher_module,
+)
 
 if TYPE_CHECKING:
     import sqlalchemy
 
     AnyTarget: TypeAlias = (
-        str | os.PathLike[str] | DBAPIConnection | sqlalchemy.Engine | sqlalchemy.Connection
+        str
+        | os.PathLike[str]
+        | sqlalchemy.URL
+        | DBAPIConnection
+        | sqlalchemy.Engine
+        | sqlalchemy.Connection
     )
 
 
@@ -37,9 +47,11 @@ class Target:
     Args:
         named: A path, a database URL, an open DB-API connection, or a SQLAlchemy ``Engine`` or
             ``Connection``.
-        passphrase: For an encrypted file that is named by path.
-        cipher_settings: SQLCipher settings of that file other than the defaults.
+        cipher: Opens an encrypted file that is named by path.
         timeout: Seconds to wait for another program's lock.
+
+    Attributes:
+        created: The file, and directories before it, that were created when it was opened.
 
     Raises:
         CredentialDBError: It is none of these.
@@ -49,19 +61,18 @@ class Target:
         self,
         named: "AnyTarget",
         *,
-        passphrase: Passphrase | None = None,
-        cipher_settings: Mapping[str, int] | None = None,
-        timeout: float = 30.0,
+        cipher: Cipher | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         """Look at what was named, without opening it."""
-        self.passphrase = passphrase
-        self.cipher_settings = cipher_settings
-        self.timeout = timeout
+        self.cipher = cipher
+        self.timeout = checked_timeout(timeout)
         self.path = ""
         self.connection: DBAPIConnection | None = None
+        self.created: list[str] = []
         self._engine: Any = None
-        if isinstance(named, (str, os.PathLike)):
-            self.path = _path(os.fspath(named))
+        if isinstance(named, str | bytes | os.PathLike):
+            self.path = file_of_name(os.fsdecode(named))
         elif is_dbapi_connection(named):
             self.connection = named
         else:
@@ -69,9 +80,13 @@ class Target:
 
     def _take_sqlalchemy(self, named: object) -> None:
         sqlalchemy = sys.modules.get("sqlalchemy")
-        if sqlalchemy is not None and isinstance(named, sqlalchemy.Engine):
+        if sqlalchemy is not None and isinstance(named, sqlalchemy.URL):
+            self.path = file_of_name(named.render_as_string(hide_password=False))
+        elif sqlalchemy is not None and isinstance(named, sqlalchemy.Engine):
+            _refuse_other_dialect(named)
             self._engine = named
         elif sqlalchemy is not None and isinstance(named, sqlalchemy.Connection):
+            _refuse_other_dialect(named.engine)
             self.connection = _driver_connection(named.connection)
         else:
             raise CredentialDBError(
@@ -82,25 +97,26 @@ class Target:
     @property
     def name(self) -> str:
         """What to call it in a message."""
-        return self._file() or "the database"
-
-    def _file(self) -> str:
         if self.path:
             return self.path
         if self.connection is not None:
             with contextlib.suppress(Exception):  # closed, or not readable: then it has no name
-                return main_file(self.connection)
-        return ""
+                return main_file(self.connection) or "the database"
+        return "the database"
 
-    def clean(self, error: Exception) -> Exception:
+    def clean(self, error: BaseException) -> BaseException:
         """An error about this database, without anything that was in it."""
-        file = self._file()
+        name = self.name
         return clean(
             error,
-            file or "the database",
-            holders=lock_holders(file) if file else " by another connection",
-            extra="" if self.passphrase else sqlcipher_hint(),
+            name,
+            holders=lock_holders(name) if os.path.exists(name) else " by another connection",
+            extra="" if self.cipher or installed_sqlcipher() else f" ({INSTALL})",
         )
+
+    def forget(self) -> None:
+        """Keep neither the passphrase nor a connection of the host's alive."""
+        self.cipher = self.connection = self._engine = None
 
     def opened_to_read(self) -> AbstractContextManager[DBAPIConnection]:
         """The open database; an empty one in memory where the file does not exist."""
@@ -117,48 +133,59 @@ class Target:
         """
         return self._opened(writing=True, create=create)
 
-    def _opened(self, *, writing: bool, create: bool) -> AbstractContextManager[DBAPIConnection]:
-        if self._engine is not None:
-            return self._checked_out()
-        if self.connection is None:
-            return contextlib.closing(self._open(writing=writing, create=create))
-        if writing:
-            refuse_transaction(self.connection)
-        return contextlib.nullcontext(self.connection)
+    @contextlib.contextmanager
+    def _opened(self, *, writing: bool, create: bool) -> Iterator[DBAPIConnection]:
+        if self.path:
+            with self._file(writing=writing, create=create) as connection:
+                yield connection
+            return
+        with contextlib.ExitStack() as stack:
+            connection = cast(DBAPIConnection, self.connection)
+            if self._engine is not None:
+                checked_out = stack.enter_context(self._engine.connect())
+                connection = _driver_connection(checked_out.connection)
+            if writing:
+                refuse_transaction(connection)
+            stack.enter_context(waiting(connection, self.timeout))
+            yield connection
 
     @contextlib.contextmanager
-    def _checked_out(self) -> Iterator[DBAPIConnection]:
-        with self._engine.connect() as wrapper:
-            yield _driver_connection(wrapper.connection)
-
-    def _open(self, *, writing: bool, create: bool) -> DBAPIConnection:
-        options: dict[str, Any] = {
-            "passphrase": self.passphrase,
-            "cipher_settings": self.cipher_settings,
-        }
+    def _file(self, *, writing: bool, create: bool) -> Iterator[DBAPIConnection]:
         if not exists(self.path):
             if not create:
-                return cast(DBAPIConnection, sqlite3.connect(":memory:", isolation_level=None))
-            create_private_file(self.path)
-        if writing:
-            return connect_to_write(self.path, timeout=self.timeout, **options)
-        return connect_to_read(self.path, **options)
+                with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+                    yield cast(DBAPIConnection, empty)
+                return
+            if self.cipher:
+                sqlcipher_module()  # before a file is made that nothing here can open
+            self.created = create_private_file(self.path)
+        try:
+            connect = connect_to_write if writing else connect_to_read
+            with contextlib.closing(
+                connect(self.path, timeout=self.timeout, cipher=self.cipher)
+            ) as connection:
+                yield connection
+        except BaseException:
+            remove_created(self.created)
+            raise
 
 
-def _path(named: str | bytes) -> str:
-    named = os.fsdecode(named)
-    if "://" in named:
-        return file_of_url(named)
-    if named in ("", ":memory:"):
+def _refuse_other_dialect(engine: "sqlalchemy.Engine") -> None:
+    if engine.dialect.name != "sqlite":
         raise CredentialDBError(
-            "a database in memory has no name: hand in the open connection instead"
+            f"this SQLAlchemy engine is for {engine.dialect.name}, not for SQLite: name a SQLite "
+            "database"
         )
-    return named
 
 
 def _driver_connection(pooled: Any) -> DBAPIConnection:
     """The DB-API connection behind SQLAlchemy's."""
     connection = pooled.driver_connection
+    if type(connection).__module__.partition(".")[0] == "aiosqlite":
+        raise CredentialDBError(
+            "a connection of aiosqlite works in a thread of its own: call "
+            "await asyncio.to_thread(credential_db.upgrade, PATH) instead"
+        )
     if not is_dbapi_connection(connection):
         raise CredentialDBError("this SQLAlchemy engine is not for SQLite: name a SQLite database")
     return connection

@@ -1,0 +1,94 @@
+"""Drop-ins for the two functions that hosts of earlier releases call on their own connection."""
+
+from typing import Any
+
+from credential_db.current import create_where_empty
+from credential_db.head import DDL, SCHEMA_VERSION
+from credential_db.interface import upgrade
+from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.lending import borrowed, busy_timeout
+from credential_db.sqlite.target import Target
+from credential_db.sqlite.transaction import write_transaction
+
+_LAST_LEGACY_VERSION = 2
+
+
+def ensure_credentials_schema(conn: DBAPIConnection) -> None:
+    """Create whichever of the four tables are missing, in the current shape, and commit.
+
+    A drop-in for the function of the same name in earlier releases: it looks at nothing else, and
+    a transaction in progress is committed with it. From version 3 on, whose tables do not fit an
+    older file, it upgrades such a file instead. It waits for locks as the connection does.
+
+    Raises:
+        CredentialDBError: As ``upgrade``.
+    """
+    try:
+        _commit(conn)
+        if not _missing(conn):
+            return
+        _end_transaction(conn)
+        timeout = busy_timeout(conn) / 1000
+        if create_where_empty(conn, timeout):
+            return
+        if _LAST_LEGACY_VERSION < SCHEMA_VERSION > _rows(conn, "PRAGMA main.user_version")[0][0]:
+            upgrade(conn, timeout=timeout)
+            return
+        with borrowed(conn), write_transaction(conn, timeout=timeout):
+            for table in _missing(conn):
+                for statement in DDL[table]:
+                    conn.execute(statement)
+        return
+    except BaseException as error:
+        failure = Target(conn).clean(error)
+    raise failure
+
+
+def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
+    """Bring an older file to the current version; do nothing at all to any other.
+
+    A drop-in for the function of the same name in earlier releases: it goes by
+    ``PRAGMA user_version``, and a transaction in progress is committed with it. It waits for locks
+    as the connection does.
+
+    Raises:
+        CredentialDBError: As ``upgrade``.
+    """
+    try:
+        if _rows(conn, "PRAGMA main.user_version")[0][0] >= SCHEMA_VERSION:
+            return
+        _end_transaction(conn)
+        upgrade(conn, timeout=busy_timeout(conn) / 1000)
+        return
+    except BaseException as error:
+        failure = Target(conn).clean(error)
+    raise failure
+
+
+def _missing(connection: DBAPIConnection) -> list[str]:
+    present = {
+        bytes(row[0]).lower()
+        for row in _rows(
+            connection, "SELECT CAST(name AS BLOB) FROM main.sqlite_master WHERE type = 'table'"
+        )
+    }
+    return [table for table in DDL if table.lower().encode() not in present]
+
+
+def _commit(connection: DBAPIConnection) -> None:
+    connection.commit()
+    if getattr(connection, "autocommit", None) is True:
+        _end_transaction(connection)  # which commit() leaves alone then
+
+
+def _end_transaction(connection: DBAPIConnection) -> None:
+    """With ``autocommit=False``, new in Python 3.12, ``commit()`` begins the next one at once."""
+    if connection.in_transaction:
+        connection.execute("COMMIT")
+
+
+def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
+    """Rows as tuples, whatever row factory the connection has."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return cursor.execute(query).fetchall()

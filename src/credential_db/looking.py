@@ -1,0 +1,86 @@
+"""Commands that change no file: those that look at one, and those that write a new revision."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from credential_db import records, shim
+from credential_db.head import SCHEMA_VERSION
+from credential_db.migration import revisions_of
+from credential_db.options import Options
+from credential_db.schema import metadata
+from credential_db.sqlite import adoption, autogenerate
+from credential_db.sqlite.alembic_internals import command_name, context, refuse_branch
+from credential_db.sqlite.engine import sqlalchemy_connection
+from credential_db.sqlite.lending import plain_rows
+from credential_db.sqlite.stamps import revision_of
+from credential_db.sqlite.transaction import read_transaction
+
+
+def look(options: Options) -> None:
+    """Run a command that only reads, on a legacy file as if it were stamped."""
+    with (
+        options.target.opened_to_read() as connection,
+        plain_rows(connection),
+        read_transaction(connection),
+    ):
+        found = shim.recognize(connection)
+        if command_name() != "check":
+            with sqlalchemy_connection(connection) as wrapper:
+                _run(found.version, connection=wrapper)
+            return
+        lost = []
+        if found.version == SCHEMA_VERSION and not found.missing:
+            tables = shim.records_of_tables(connection, SCHEMA_VERSION)
+            lost = adoption.differences(connection, tables)
+    with _head() as head:
+        _run(found.version, **autogenerate.options(metadata, head, ""))
+    if found.missing:
+        raise CommandError("Target database is not up to date.")
+    if lost:
+        raise CommandError(
+            f"{options.target.name} lacks {'; '.join(lost)}: "
+            "'credential-db -x db=PATH -x repair=true upgrade head' puts that right"
+        )
+
+
+def write_revision() -> None:
+    """Write the next revision: the metadata, compared with the record of the head.
+
+    Raises:
+        CommandError: It would branch.
+    """
+    if command_name() == "merge":
+        raise CommandError(
+            "revisions are one line, v0, v1, v2 and so on, so there is nothing to merge: of two "
+            "with the same number, the one that is not released yet takes the next"
+        )
+    refuse_branch(revision_of(SCHEMA_VERSION))
+    with _head() as head:
+        following = revision_of(SCHEMA_VERSION + 1)
+        _run(SCHEMA_VERSION, **autogenerate.options(metadata, head, following))
+
+
+@contextlib.contextmanager
+def _head() -> Iterator[Connection]:
+    """A database in memory that is just what the record of the head says."""
+    # Alembic says of SQLite what is not so of this comparison.
+    logger = logging.getLogger("alembic.runtime.migration")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with autogenerate.database_in_memory(records.script(SCHEMA_VERSION)) as head:
+            yield head
+    finally:
+        logger.disabled = before
+
+
+def _run(version: int | None, **configuration: Any) -> None:
+    context.configure(dont_mutate=True, **configuration)
+    migration = context.get_context()
+    # What the shim sees, whether or not Alembic's table says so.
+    migration.get_current_heads = lambda: revisions_of(version)  # type: ignore[method-assign]
+    migration.run_migrations()

@@ -1,0 +1,267 @@
+"""The steps of the recipe in ``env.py``: one upgrade, downgrade or stamp of one file."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection, Iterator, Sequence
+
+from alembic.migration import MigrationContext
+from alembic.runtime.migration import MigrationInfo
+from alembic.util import CommandError
+from sqlalchemy import text
+
+from credential_db import records, shim
+from credential_db.current import create_head
+from credential_db.head import SCHEMA_VERSION
+from credential_db.options import Options
+from credential_db.scripts import HEAD
+from credential_db.sqlite import adoption, scrub
+from credential_db.sqlite.alembic_internals import command_name, context, is_purge, operating
+from credential_db.sqlite.backup import back_up, refuse_memory
+from credential_db.sqlite.driver import DBAPIConnection, main_file
+from credential_db.sqlite.engine import sqlalchemy_connection
+from credential_db.sqlite.files import guard_before_change
+from credential_db.sqlite.row_conversion import triggers_suspended
+from credential_db.sqlite.stamps import (
+    STAMP_TABLE,
+    drop_empty_stamp,
+    revision_of,
+    version_of,
+    write_stamps,
+)
+from credential_db.sqlite.survival import Survivors
+from credential_db.sqlite.transaction import Transaction, write_transaction
+
+logger = logging.getLogger("credential_db")
+
+
+def goes_to_head() -> bool:
+    """Whether the command is an upgrade to the newest revision."""
+    if command_name() != "upgrade":
+        return False
+    try:
+        return context.get_revision_argument() == HEAD
+    except CommandError:
+        return False  # relative, such as +1
+
+
+class Migration:
+    """One change of one file.
+
+    Args:
+        connection: Lent for it.
+        options: What was asked for.
+    """
+
+    def __init__(self, connection: DBAPIConnection, options: Options) -> None:
+        """Nothing is read yet: the transaction has not begun."""
+        self._connection = connection
+        self._options = options
+        self._backup: str | None = None
+        self._adopted = self._purging = self._to_scrub = False
+        self._repaired: list[str] = []
+        self._before: int | None = None
+        self._after: int | None = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing; and a backup only of what was changed."""
+        transaction = Transaction(to_commit=not self._options.dry_run)
+        file = main_file(self._connection)
+        if file:
+            guard_before_change(file)
+        try:
+            with write_transaction(
+                self._connection, transaction, timeout=self._options.target.timeout
+            ):
+                yield
+        except BaseException:
+            if self._backup is not None and not transaction.committed:
+                os.unlink(self._backup)
+            raise
+
+    def adopt(self) -> None:
+        """Tell what the file is, copy it if there is anything to do, and put it under Alembic.
+
+        Raises:
+            CredentialDBError: It is not one of ours, or the backup cannot be made.
+        """
+        connection = self._connection
+        shim.refuse_shadows(connection)
+        self._purging = is_purge()
+        found = shim.recognize(connection, purging=self._purging)
+        self._before = found.version
+        self._back_up(found)
+        if found.version is None:
+            if goes_to_head():
+                create_head(connection)
+        elif not self._purging:
+            self._adopted = not found.stamped
+            record = records.record(found.version)
+            adoption.create_missing(connection, record, found.missing)
+            if self._adopted or not found.agreed:
+                self._stamp(found.version)
+        self._survivors = Survivors(connection, records.tables_ever(), records.indexes_ever())
+
+    def _back_up(self, found: shim.Found) -> None:
+        path, target = self._options.backup, self._options.target
+        if path is None or self._options.dry_run:
+            return
+        refuse_memory(self._connection)
+        if found.version is None:
+            return
+        if (
+            not found.stamped
+            or not found.agreed
+            or found.missing
+            or self._options.repair
+            or not goes_to_head()
+            or found.version != SCHEMA_VERSION
+        ):
+            back_up(self._connection, path, cipher=target.cipher)
+            self._backup = path
+
+    def _stamp(self, version: int) -> None:
+        if self._adopted:
+            logger.info("Adopting a file of schema version %d", version)
+        else:
+            logger.warning(
+                "Alembic's stamp and PRAGMA user_version disagreed: the tables are those of "
+                "version %d, and both say so now",
+                version,
+            )
+        with triggers_suspended(self._connection, STAMP_TABLE):
+            write_stamps(self._connection, version)
+
+    def run(self) -> None:
+        """Let Alembic run the command's revisions."""
+        with (
+            sqlalchemy_connection(self._connection) as wrapper,
+            triggers_suspended(self._connection, STAMP_TABLE),
+        ):
+            context.configure(
+                connection=wrapper,
+                transactional_ddl=True,
+                on_version_apply=self._after_revision,
+            )
+            with operating(context.get_context()):
+                context.get_context().run_migrations()
+        drop_empty_stamp(self._connection)
+
+    def _after_revision(
+        self, ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], run_args: object
+    ) -> None:
+        number_follows_stamp(ctx, step, heads, run_args)
+        revision = None if step.is_stamp else step.up_revision
+        declared = getattr(getattr(revision, "module", None), "changes_rows_of", ())
+        self._survivors.check_rows(declared)
+
+    def check(self) -> None:
+        """Refuse to commit a loss, and make an adopted file exactly its recorded version.
+
+        Raises:
+            CredentialDBError: Something would be lost, or rows stand in the way.
+        """
+        connection = self._connection
+        found = shim.recognize(connection)
+        self._after = found.version
+        record = None if self._after is None else records.record(self._after)
+        if self._purging and found.stamped:
+            shim.refuse_inexact(connection, self._after or 0)
+        if self._after is not None and command_name() != "stamp":
+            if self._adopted or self._options.repair:
+                tables = shim.records_of_tables(connection, self._after)
+                self._repaired = adoption.make_exact(connection, tables)
+            if self._adopted:
+                scrub.mark(connection)
+        self._survivors.check(record.definition if record else ())
+        self._to_scrub = scrub.is_marked(connection)
+        if self._to_scrub:
+            scrub.refuse_damage(connection)
+
+    def clean_up(self) -> None:
+        """After the commit: leave nothing of replaced secrets, and say what was done."""
+        if self._to_scrub and not self._options.dry_run:
+            scrub.scrub(self._connection)
+        self.report(self._before, self._after)
+
+    def report(self, before: int | None, after: int | None) -> None:
+        """Say in one line what was done, to a person and to whoever called.
+
+        Args:
+            before: The version that was found; None where there was no schema.
+            after: The version now, likewise.
+        """
+        target, dry_run = self._options.target, self._options.dry_run
+        context.config.attributes.update(before=before, after=after)
+        for line in self._repaired:
+            logger.info("Put right: %s", line)
+        logger.info(
+            "%s%s: %s%s",
+            "Dry run, nothing was changed: " if dry_run else "",
+            target.name,
+            outcome(before, after, adopted=self._adopted, created=target.created),
+            f"; it was copied to {self._backup} before" if self._backup else "",
+        )
+        if self._options.backup and not self._backup and not dry_run:
+            logger.info("There was nothing to change, so no backup was written")
+
+
+def outcome(
+    before: int | None, after: int | None, *, adopted: bool = False, created: Sequence[str] = ()
+) -> str:
+    """What became of a file, in words.
+
+    Args:
+        before: Its version before; None where there was no schema.
+        after: Its version now, likewise.
+        adopted: Whether it was not under Alembic before.
+        created: The file and directories that had to be made.
+    """
+    if after is None:
+        return "no schema"
+    if before is None:
+        made = f"new file, with the directory {created[0]}: " if created[1:] else "new file: "
+        return f"{made if created else ''}created at version {after} (base -> {revision_of(after)})"
+    if before == after and adopted:
+        return f"adopted at version {after}"
+    if before == after:
+        return f"already at version {after}"
+    return f"{'up' if before < after else 'down'}graded from version {before} to version {after}"
+
+
+def number_follows_stamp(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], run_args: object
+) -> None:
+    """Legacy software goes by PRAGMA user_version, so it moves with every stamp."""
+    versions = [version_of(head) or 0 for head in heads]
+    ctx.execute(text(f"PRAGMA user_version = {max(versions, default=0)}"))
+
+
+def write_script() -> None:
+    """Write SQL for the sqlite3 shell instead of changing a file."""
+    context.configure(
+        dialect_name="sqlite",
+        literal_binds=True,
+        transactional_ddl=True,
+        on_version_apply=number_follows_stamp,
+    )
+    start = context.get_starting_revision_argument()
+    migration = context.get_context()
+    with context.begin_transaction(), operating(migration):
+        if start not in (None, "base"):
+            # A legacy file has no stamp yet for the script to move.
+            context.execute(
+                f"CREATE TABLE IF NOT EXISTS {STAMP_TABLE}"
+                " (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+            )
+            context.execute(
+                f"INSERT INTO {STAMP_TABLE} SELECT '{start}'"
+                f" WHERE NOT EXISTS (SELECT 1 FROM {STAMP_TABLE})"
+            )
+        migration.run_migrations()
+
+
+def revisions_of(version: int | None) -> tuple[str, ...]:
+    """What Alembic is to take for the current revisions of a file of this version."""
+    return () if version is None else (revision_of(version),)

@@ -1,0 +1,81 @@
+"""Make a file exactly its recorded version, or say which rows are in the way."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.errors import UnrecognizedSchema
+from credential_db.sqlite.scrub import refuse_damage
+from credential_db.sqlite.shape import Shape, definition_of, normalized
+from credential_db.sqlite.table_copy import copy_table
+
+# What a table may promise beyond its record, and a copy by the record would take from it.
+_LOST_BY_A_COPY = re.compile(r"UNIQUE|CHECK|FOREIGN KEY|STRICT|WITHOUT ROWID|column \w+ COLLATE")
+
+
+def create_missing(connection: DBAPIConnection, record: Shape, tables: Iterable[str]) -> None:
+    """Create tables that a recognised file lacks, as older programs did at every open."""
+    for table in tables:
+        for statement in record.statements[table]:
+            connection.execute(statement)
+
+
+def differences(connection: DBAPIConnection, records: Mapping[str, Shape]) -> list[str]:
+    """What the definitions of the file's tables lack of their records, as lines for people."""
+    return sorted(
+        line for table, record in records.items() for line in _lacks(connection, record, table)
+    )
+
+
+def _lacks(connection: DBAPIConnection, record: Shape, table: str) -> frozenset[str]:
+    found = definition_of(connection, [table], record.indexes)
+    clauses = {f"{line} (not recorded)" for line in found if ": ON CONFLICT" in line}
+    return (record.of(table) - found) | clauses
+
+
+def make_exact(connection: DBAPIConnection, records: Mapping[str, Shape]) -> list[str]:
+    """Give each table the definition of its record, by a copy where it lacks something.
+
+    Args:
+        connection: Inside the transaction of an upgrade.
+        records: Of each table that the file has, one with the same columns.
+
+    Returns:
+        What was put right.
+
+    Raises:
+        UnrecognizedSchema: Rows do not fit, or the table has constraints of its user's that a copy
+            would take from it. The message names them.
+        NotADatabase: The file is damaged.
+    """
+    repaired: list[str] = []
+    for table, record in records.items():
+        lacking = _lacks(connection, record, table)
+        if not lacking:
+            continue
+        if not repaired:
+            refuse_damage(connection)
+        create_table, *create_indexes = record.statements[table]
+        in_place = [sql for sql in create_indexes if f"{table}: {normalized(sql)}" in lacking]
+        if len(in_place) < len(lacking):
+            _refuse_additions(connection, record, table)
+            copy_table(connection, table, create_table)
+        for statement in in_place:
+            connection.execute(statement)
+        repaired += sorted(lacking)
+    return repaired
+
+
+def _refuse_additions(connection: DBAPIConnection, record: Shape, table: str) -> None:
+    lines = (
+        line.removeprefix(f"{table}: ")
+        for line in definition_of(connection, [table], record.indexes) - record.of(table)
+    )
+    added = sorted(line for line in lines if _LOST_BY_A_COPY.match(line))
+    if added:
+        raise UnrecognizedSchema(
+            f"table {table} lacks {', '.join(sorted(_lacks(connection, record, table)))}, and has "
+            f"of its own {', '.join(added)}, which putting that right would take from it: move "
+            "your rows into a table with the definition of record, then run again; nothing was "
+            "changed"
+        )

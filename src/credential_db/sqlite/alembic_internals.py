@@ -1,0 +1,180 @@
+"""Everything undocumented of Alembic's and SQLAlchemy's that is relied on, and why.
+
+``tests/test_alembic_internals.py`` fails, and says which of these, when a release changes one.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from alembic import command as alembic_command
+from alembic import context as alembic_context
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Engine
+from sqlalchemy.event.base import Events
+from sqlalchemy.pool import PoolProxiedConnection, StaticPool
+
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.failures import bare, clean
+
+if TYPE_CHECKING:
+    from credential_db.sqlite.target import Target
+
+# 1. Alembic's names ``alembic.context`` and ``alembic.op`` are one of each in a process, whichever
+#    thread or program uses them. These two are one in each thread of control, and Alembic's own
+#    where its command line has made one: a host's migrations may run at the same time.
+
+_environment: ContextVar[EnvironmentContext | None] = ContextVar("environment", default=None)
+_operations: ContextVar[Operations] = ContextVar("operations")
+
+
+def _current() -> EnvironmentContext:
+    return _environment.get(None) or alembic_context._proxy  # type: ignore[attr-defined]
+
+
+class _EnvironmentOfThread:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_current(), name)
+
+
+class _OperationsOfThread:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_operations.get(), name)
+
+
+context: EnvironmentContext = _EnvironmentOfThread()  # type: ignore[assignment]
+op: Operations = _OperationsOfThread()  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def operating(migration: MigrationContext) -> Iterator[None]:
+    """Let ``op`` work on this migration for a while, as ``Operations.context`` does Alembic's."""
+    token = _operations.set(Operations(migration))
+    try:
+        yield
+    finally:
+        _operations.reset(token)
+
+
+def run_environment(environment: EnvironmentContext, command: str) -> None:
+    """Run ``env.py`` for this environment without making it Alembic's one in the process.
+
+    Args:
+        environment: What Alembic's command would make.
+        command: The name of that command.
+    """
+    environment.context_opts["command"] = command
+    token = _environment.set(environment)
+    try:
+        environment.script.run_env()
+    finally:
+        _environment.reset(token)
+
+
+# 2. What ``alembic.command.upgrade`` asks of the scripts, for a call that does not go through it.
+
+
+def steps_to(script: ScriptDirectory, revision: str, current: Any) -> Any:
+    """The steps from the current revisions up to another one."""
+    return script._upgrade_revs(revision, current)
+
+
+# 3. Which command an environment was made for is told nowhere, but the function that it hands to
+#    ``EnvironmentContext(fn=…)`` is defined inside of the command's.
+
+
+def command_name() -> str:
+    """The name of the function of ``alembic.command`` that is being run.
+
+    Of a program's own function, ``change`` where it goes to a revision, else ``look``.
+    """
+    options = _current().context_opts
+    name = str(options["fn"].__qualname__).partition(".")[0]
+    if "command" in options or not hasattr(alembic_command, name):
+        return str(options.get("command", "change" if "destination_rev" in options else "look"))
+    return name
+
+
+def failure_of_command(error: BaseException, target: "Target | None") -> BaseException:
+    """The error that a command is to end with, without anything that was in the database.
+
+    Alembic's command line prints a ``CommandError`` as one line, and of others a traceback.
+    """
+    if isinstance(error, CommandError):
+        return bare(error)  # it names revisions and files
+    failure = target.clean(error) if target else clean(error, "the database")
+    config = _current().config
+    by_alembic = config.cmd_opts is not None and not config.attributes.get("errors_are_typed")
+    if by_alembic and isinstance(failure, CredentialDBError):
+        return CommandError(str(failure))
+    return failure
+
+
+# 4. A program may listen to the events of all of SQLAlchemy's engines and pools: the recipes for
+#    SQLite switch foreign keys on at each connect, and begin transactions. A pool with events of
+#    its own class, and an engine that says it has none, are not reached by them.
+
+
+class UnobservedPool(StaticPool):
+    """A pool of one connection whose comings and goings nobody is told of."""
+
+
+class _NoEvents(Events[UnobservedPool]):
+    _dispatch_target = UnobservedPool
+
+    def connect(self, *_: object) -> None: ...
+    def first_connect(self, *_: object) -> None: ...
+    def checkout(self, *_: object) -> None: ...
+    def checkin(self, *_: object) -> None: ...
+    def reset(self, *_: object) -> None: ...
+    def invalidate(self, *_: object) -> None: ...
+    def soft_invalidate(self, *_: object) -> None: ...
+    def close(self, *_: object) -> None: ...
+    def detach(self, *_: object) -> None: ...
+    def close_detached(self, *_: object) -> None: ...
+
+
+def unobserved(engine: Engine) -> Engine:
+    """The same engine, telling nobody what it does."""
+    engine._has_events = False
+    engine.dialect._has_events = False
+    return engine
+
+
+def driver_connection_of(pooled: PoolProxiedConnection) -> Any:
+    """The driver's own connection behind SQLAlchemy's (documented, but of no type)."""
+    return pooled.driver_connection
+
+
+# 5. What ``command.stamp`` and ``command.revision`` were called with. ``check`` compares, too.
+
+
+def is_purge() -> bool:
+    """Whether all stamps are to be deleted before one is written."""
+    return bool(_current().context_opts.get("purge"))
+
+
+def is_autogenerate() -> bool:
+    """Whether the command compares the metadata with the database."""
+    return bool(_current().context_opts["revision_context"].command_args["autogenerate"])
+
+
+def refuse_branch(head: str) -> None:
+    """Raise where the new revision would not follow the head.
+
+    Raises:
+        CommandError: It would not.
+    """
+    arguments = _current().context_opts["revision_context"].command_args
+    if arguments["head"] not in (None, "head", head) or any(
+        arguments[name] for name in ("splice", "branch_label", "version_path", "depends_on")
+    ):
+        raise CommandError(
+            f"revisions are one line, and the next one follows {head}: leave out --head, --splice, "
+            "--branch-label, --version-path and --depends-on"
+        )

@@ -1,0 +1,209 @@
+"""Connections that are lent by their owner: used with care, and given back as they came."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
+from credential_db.sqlite.errors import CredentialDBError, ReadOnlyDatabase
+from credential_db.sqlite.files import lock_holders
+
+_BY_ISOLATION_LEVEL = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, new in Python 3.12
+_LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
+_SILENT = 2.0  # seconds to wait before a line says for what
+IN_MEMORY = 16 * 2**20  # bytes of a database whose changes may all be held in memory
+
+# What an upgrade needs of a connection, set for its duration:
+_PRAGMAS: dict[str, str | int] = {
+    # Else a table copy deletes the rows of ON DELETE CASCADE children. Foreign keys are checked
+    # before the commit instead: https://www.sqlite.org/lang_altertable.html#otheralter
+    "foreign_keys": 0,
+    "legacy_alter_table": 0,
+    "ignore_check_constraints": 0,
+    "count_changes": 0,
+    "main.secure_delete": 1,  # overwrite old keys with zeros; the default differs between builds
+    "main.journal_size_limit": 0,  # else journal_mode=PERSIST keeps old keys in the journal
+    "main.synchronous": 2,
+}
+
+
+def _text(stored: bytes) -> str:
+    """TEXT that need not be UTF-8: sqlite3's own error about that shows what the cell holds."""
+    return stored.decode(errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def plain_rows(connection: DBAPIConnection) -> Iterator[None]:
+    """Rows as tuples and TEXT as ``str`` for a while, whatever the connection's owner prefers."""
+    row_factory, text_factory = connection.row_factory, connection.text_factory
+    connection.row_factory, connection.text_factory = None, _text
+    try:
+        yield
+    finally:
+        connection.row_factory, connection.text_factory = row_factory, text_factory
+
+
+def refuse_transaction(connection: DBAPIConnection) -> None:
+    """Raise where a transaction is in progress: it is its owner's to end.
+
+    Raises:
+        CredentialDBError: One is.
+    """
+    if connection.in_transaction:
+        raise CredentialDBError(
+            "this connection has a transaction in progress: commit it or roll it back first "
+            "(one with autocommit=False always has: set autocommit=True for the call)"
+        )
+
+
+def checked_timeout(timeout: float) -> float:
+    """The same number of seconds, no more than SQLite can wait.
+
+    Raises:
+        CredentialDBError: It is negative, or no number.
+    """
+    if not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+        raise CredentialDBError("a timeout is a number of seconds, 0 or more")
+    return min(timeout, _LONGEST_TIMEOUT / 1000)
+
+
+@contextlib.contextmanager
+def waiting(connection: DBAPIConnection, timeout: float | None) -> Iterator[None]:
+    """Let a connection wait this many seconds for other programs' locks; as it is where None."""
+    before = None if timeout is None else busy_timeout(connection)
+    wanted = None if timeout is None else int(checked_timeout(timeout) * 1000)
+    if before == wanted:
+        yield
+        return
+    connection.execute(f"PRAGMA busy_timeout = {wanted}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
+            give_back(connection, f"busy_timeout = {before}")
+
+
+def busy_timeout(connection: DBAPIConnection) -> int:
+    """Milliseconds that a connection waits for a lock."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return int(cursor.execute("PRAGMA busy_timeout").fetchone()[0])
+
+
+@contextlib.contextmanager
+def saying_what_for(path: str, timeout: float) -> Iterator[None]:
+    """Around what may wait for a lock: after two seconds, say who holds it.
+
+    Args:
+        path: The file, to look its locks up.
+        timeout: Seconds that it may wait in all.
+    """
+    if timeout <= _SILENT:
+        yield
+        return
+    import logging  # both cost a process that only looks
+    import threading
+
+    def say() -> None:
+        logging.getLogger(__name__).info(
+            "%s is locked%s: waiting for it, up to %g s in all",
+            path or "the database",
+            lock_holders(path),
+            timeout,
+        )
+
+    timer = threading.Timer(_SILENT, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def borrowed(connection: DBAPIConnection) -> Iterator[None]:
+    """Take a connection over for an upgrade, and give it back as it came.
+
+    Raises:
+        CredentialDBError: It has a transaction in progress, a rollback journal that is no base for
+            one, or objects of its own in the way.
+        ReadOnlyDatabase: Its owner has forbidden it to write.
+    """
+    refuse_transaction(connection)
+    isolation_level = connection.isolation_level
+    autocommit = getattr(connection, "autocommit", None)  # new in Python 3.12
+    with plain_rows(connection):
+        if autocommit is not None:
+            # Where it is True, commit() and rollback() do nothing.
+            connection.autocommit = _BY_ISOLATION_LEVEL  # type: ignore[attr-defined]  # until 3.12
+        connection.isolation_level = None
+        before: dict[str, str | int] = {}
+        try:
+            _refuse_query_only(connection)
+            for name, value in _wanted(connection).items():
+                (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+                if found != value:
+                    before[name] = found
+                    connection.execute(f"PRAGMA {name} = {value}").fetchall()
+            _refuse_unsafe_journal(connection)
+            yield
+        finally:
+            with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
+                for name, found in before.items():
+                    # secure_delete reads 2 for FAST and takes 2 for ON
+                    written = "FAST" if (name, found) == ("main.secure_delete", 2) else found
+                    give_back(connection, f"{name} = {written}")
+                connection.isolation_level = isolation_level
+                if autocommit is not None:
+                    connection.autocommit = autocommit  # type: ignore[attr-defined]  # until 3.12
+
+
+def _wanted(connection: DBAPIConnection) -> dict[str, str | int]:
+    wanted = dict(_PRAGMAS)
+    if _size(connection) <= IN_MEMORY:
+        wanted["cache_spill"] = 0  # a refused upgrade then never writes to the file at all
+    (journal_mode,) = connection.execute("PRAGMA main.journal_mode").fetchone()
+    if journal_mode in ("off", "memory") and main_file(connection):
+        # Without a journal on disk, a crash leaves neither the old version nor the new one.
+        wanted["main.journal_mode"] = "delete"
+    return wanted
+
+
+def _size(connection: DBAPIConnection) -> int:
+    """Of the database, in bytes."""
+    (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
+    (page_size,) = connection.execute("PRAGMA main.page_size").fetchone()
+    return int(pages) * int(page_size)
+
+
+def _refuse_query_only(connection: DBAPIConnection) -> None:
+    if connection.execute("PRAGMA query_only").fetchone()[0]:
+        raise ReadOnlyDatabase(
+            "this connection is set to PRAGMA query_only: switch that off, or hand in another one"
+        )
+
+
+def _refuse_unsafe_journal(connection: DBAPIConnection) -> None:
+    (journal_mode,) = connection.execute("PRAGMA main.journal_mode").fetchone()
+    if journal_mode in ("off", "memory") and main_file(connection):
+        raise CredentialDBError(
+            f"this connection keeps its journal_mode {journal_mode}, under which a crash would "
+            "destroy the file: set PRAGMA journal_mode = DELETE, then run again"
+        )
+
+
+def give_back(connection: DBAPIConnection, setting: str) -> None:
+    """Set a pragma as it was; by now the upgrade is done or undone, so no error may say more."""
+    try:
+        connection.execute(f"PRAGMA {setting}").fetchall()
+    except driver(connection).ProgrammingError:
+        raise
+    except Exception as error:
+        import logging  # costs a process that only looks
+
+        logging.getLogger(__name__).warning(
+            "PRAGMA %s failed (%s): close this connection, it is not as it was",
+            setting,
+            type(error).__name__,
+        )

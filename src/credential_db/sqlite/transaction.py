@@ -1,0 +1,93 @@
+"""The one transaction of an upgrade, and one of a look. No library is imported for it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, main_file
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.lending import saying_what_for
+
+
+class Transaction:
+    """How a transaction is to end, and how it did.
+
+    Attributes:
+        to_commit: Whether it ends in a COMMIT, if nothing fails before.
+        committed: Whether it did.
+    """
+
+    def __init__(self, *, to_commit: bool = True) -> None:
+        """It has not ended yet."""
+        self.to_commit = to_commit
+        self.committed = False
+
+
+@contextlib.contextmanager
+def write_transaction(
+    connection: DBAPIConnection, transaction: Transaction | None = None, *, timeout: float
+) -> Iterator[None]:
+    """All or nothing: begin with the write lock, end with a COMMIT or a ROLLBACK.
+
+    A reader that wants to become a writer later fails at once, however long the timeout; so
+    ``BEGIN IMMEDIATE`` (https://www.sqlite.org/lang_transaction.html).
+
+    Args:
+        connection: In autocommit mode.
+        transaction: How it is to end, and where it is noted how it did.
+        timeout: Seconds to wait for another program's lock.
+
+    Raises:
+        CredentialDBError: The file was removed while this waited for its lock.
+    """
+    transaction = transaction or Transaction()
+    path = main_file(connection)
+    with saying_what_for(path, timeout):
+        connection.execute("BEGIN IMMEDIATE")
+    committing = False
+    try:
+        if path and not os.path.exists(path):
+            raise CredentialDBError(f"{path} was removed meanwhile: run again")
+        yield
+        if transaction.to_commit:
+            committing = True
+            connection.commit()
+            transaction.committed = True
+        else:
+            connection.rollback()
+    except BaseException as error:
+        # An interrupt is told once the COMMIT has returned, and it may well have succeeded.
+        if committing and not connection.in_transaction and not is_driver_error(error):
+            transaction.committed = True
+        roll_back(connection)
+        raise
+
+
+def roll_back(connection: DBAPIConnection) -> None:
+    """End a transaction that may have ended by itself, whatever its owner has set up against it."""
+    if not connection.in_transaction:
+        return
+    for end in (connection.rollback, lambda: connection.execute("ROLLBACK")):
+        with contextlib.suppress(Exception):
+            end()
+    if connection.in_transaction:
+        connection.set_progress_handler(None, 0)
+        connection.execute("ROLLBACK")
+        import logging  # costs a process that only looks
+
+        logging.getLogger(__name__).warning(
+            "the progress handler of this connection stopped even the ROLLBACK, and was removed"
+        )
+
+
+@contextlib.contextmanager
+def read_transaction(connection: DBAPIConnection) -> Iterator[None]:
+    """Whatever is read meanwhile is one state of the file."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        roll_back(connection)
