@@ -6,8 +6,9 @@ from credential_db import scripts
 from credential_db.current import create_where_empty, is_current
 from credential_db.head import SCHEMA_VERSION
 from credential_db.looking import look, write_revision
-from credential_db.migration import Migration, goes_to_head, write_script
+from credential_db.migration import Migration, goes_to_head
 from credential_db.options import Options, ask_for_passphrase, options_of
+from credential_db.sql_script import write_script
 from credential_db.sqlite.alembic_internals import command_name, context, failure_of_command
 from credential_db.sqlite.lending import borrowed
 

@@ -21,7 +21,7 @@ from alembic.migration import MigrationContext  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
 
 from credential_db.sqlite.alembic_internals import operating  # noqa: E402
-from credential_db.sqlite.autogenerate import database_in_memory, shape_of  # noqa: E402
+from credential_db.sqlite.alterations import database_in_memory, shape_of  # noqa: E402
 from credential_db.sqlite.shape import Shape, shape_of_script  # noqa: E402
 
 PACKAGE = ROOT / "src" / "credential_db"

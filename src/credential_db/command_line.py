@@ -40,7 +40,7 @@ _EXIT_STATUSES: tuple[tuple[int, type[Exception] | tuple[()], str], ...] = (
 )
 _OF_STATE = {"current": 0, "ahead": 4, "unrecognized": 5}  # any other: 3
 
-_COMMANDS = ("upgrade", "downgrade", "current", "check", "history", "heads", "show", "stamp")
+_COMMANDS = ("upgrade", "downgrade", "current", "check", "history", "heads", "branches", "show", "stamp")
 _REFUSED = {
     **dict.fromkeys(
         ("init", "list_templates", "edit", "revision"),
@@ -213,6 +213,7 @@ def _add_alembic(parser: ArgumentParser, commands: Any, names: Iterable[str]) ->
 def _alembic(options: Namespace) -> int:
     import logging
 
+    from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
     from credential_db import scripts
@@ -225,6 +226,7 @@ def _alembic(options: Namespace) -> int:
         logging.disable(logging.INFO)
     function, positional, by_name = options.cmd
     try:
+        scripts.refuse_disorder(ScriptDirectory.from_config(config))
         function(
             config,
             *(getattr(options, name, None) for name in positional),

@@ -10,10 +10,9 @@ from sqlalchemy import Connection
 
 from credential_db import records, shim
 from credential_db.head import SCHEMA_VERSION
-from credential_db.migration import revisions_of
 from credential_db.options import Options
 from credential_db.schema import metadata
-from credential_db.sqlite import adoption, autogenerate
+from credential_db.sqlite import adoption, alterations, autogenerate
 from credential_db.sqlite.alembic_internals import command_name, context, refuse_branch
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.lending import plain_rows
@@ -72,7 +71,7 @@ def _head() -> Iterator[Connection]:
     logger = logging.getLogger("alembic.runtime.migration")
     before, logger.disabled = logger.disabled, True
     try:
-        with autogenerate.database_in_memory(records.script(SCHEMA_VERSION)) as head:
+        with alterations.database_in_memory(records.script(SCHEMA_VERSION)) as head:
             yield head
     finally:
         logger.disabled = before
@@ -81,6 +80,7 @@ def _head() -> Iterator[Connection]:
 def _run(version: int | None, **configuration: Any) -> None:
     context.configure(dont_mutate=True, **configuration)
     migration = context.get_context()
+    heads = () if version is None else (revision_of(version),)
     # What the shim sees, whether or not Alembic's table says so.
-    migration.get_current_heads = lambda: revisions_of(version)  # type: ignore[method-assign]
+    migration.get_current_heads = lambda: heads  # type: ignore[method-assign]
     migration.run_migrations()

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from alembic.migration import MigrationContext
 from alembic.runtime.migration import MigrationInfo
 from alembic.util import CommandError
-from sqlalchemy import text
 
 from credential_db import records, shim
 from credential_db.current import create_head
 from credential_db.head import SCHEMA_VERSION
 from credential_db.options import Options
 from credential_db.scripts import HEAD
+from credential_db.sql_script import number_follows_stamp
 from credential_db.sqlite import adoption, scrub
 from credential_db.sqlite.alembic_internals import command_name, context, is_purge, operating
 from credential_db.sqlite.backup import back_up, refuse_memory
@@ -26,7 +26,6 @@ from credential_db.sqlite.stamps import (
     STAMP_TABLE,
     drop_empty_stamp,
     revision_of,
-    version_of,
     write_stamps,
 )
 from credential_db.sqlite.survival import Survivors
@@ -228,40 +227,3 @@ def outcome(
     if before == after:
         return f"already at version {after}"
     return f"{'up' if before < after else 'down'}graded from version {before} to version {after}"
-
-
-def number_follows_stamp(
-    ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], run_args: object
-) -> None:
-    """Legacy software goes by PRAGMA user_version, so it moves with every stamp."""
-    versions = [version_of(head) or 0 for head in heads]
-    ctx.execute(text(f"PRAGMA user_version = {max(versions, default=0)}"))
-
-
-def write_script() -> None:
-    """Write SQL for the sqlite3 shell instead of changing a file."""
-    context.configure(
-        dialect_name="sqlite",
-        literal_binds=True,
-        transactional_ddl=True,
-        on_version_apply=number_follows_stamp,
-    )
-    start = context.get_starting_revision_argument()
-    migration = context.get_context()
-    with context.begin_transaction(), operating(migration):
-        if start not in (None, "base"):
-            # A legacy file has no stamp yet for the script to move.
-            context.execute(
-                f"CREATE TABLE IF NOT EXISTS {STAMP_TABLE}"
-                " (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
-            )
-            context.execute(
-                f"INSERT INTO {STAMP_TABLE} SELECT '{start}'"
-                f" WHERE NOT EXISTS (SELECT 1 FROM {STAMP_TABLE})"
-            )
-        migration.run_migrations()
-
-
-def revisions_of(version: int | None) -> tuple[str, ...]:
-    """What Alembic is to take for the current revisions of a file of this version."""
-    return () if version is None else (revision_of(version),)
