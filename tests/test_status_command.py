@@ -148,9 +148,9 @@ FAILURES: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "bad cipher settings": ("db=a.db", {"CREDENTIAL_DB_CIPHER_SETTINGS": "x"}, "whole numbers"),
     "a URL of another kind": ("db=mysql://u:secret@h/d", {}, "mysql URL"),
-    "an empty name": ("db=", {}, "takes no -x but -x db=PATH_OR_URL"),
-    "no name": ("db", {}, "takes no -x but -x db=PATH_OR_URL"),
-    "another -x": ("backup=b.db", {}, "takes no -x but -x db=PATH_OR_URL"),
+    "an empty name": ("db=", {}, "status takes -x db=PATH_OR_URL"),
+    "no name": ("db", {}, "status takes -x db=PATH_OR_URL"),
+    "another -x": ("backup=b.db", {}, "status takes -x db=PATH_OR_URL"),
 }
 
 

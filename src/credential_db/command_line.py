@@ -16,13 +16,11 @@ from typing import Any
 
 import credential_db
 from credential_db import SCHEMA_VERSION, CredentialDBError, Status, passphrase_sources
+from credential_db.remedies import NotUpToDate, with_remedy
+from credential_db.sqlite.opening import TIMEOUT
 from credential_db.sqlite.target import Target
 
 DEFAULT_DATABASE = "credentials.db"  # as alembic.ini says
-
-
-class NotUpToDate(CredentialDBError):
-    """The database is not as the command wants it, and the command is not one that changes it."""
 
 
 _EXIT_STATUSES: tuple[tuple[int, type[Exception] | tuple[()], str], ...] = (
@@ -40,7 +38,17 @@ _EXIT_STATUSES: tuple[tuple[int, type[Exception] | tuple[()], str], ...] = (
 )
 _OF_STATE = {"current": 0, "ahead": 4, "unrecognized": 5}  # any other: 3
 
-_COMMANDS = ("upgrade", "downgrade", "current", "check", "history", "heads", "branches", "show", "stamp")
+_COMMANDS = (
+    "upgrade",
+    "downgrade",
+    "current",
+    "check",
+    "history",
+    "heads",
+    "branches",
+    "show",
+    "stamp",
+)
 _REFUSED = {
     **dict.fromkeys(
         ("init", "list_templates", "edit", "revision"),
@@ -49,24 +57,6 @@ _REFUSED = {
     ),
     "merge": "versions are one line (v0, v1, v2, ...); of two revisions with the same number, the "
     "one that is not released takes the next",
-}
-
-# What a user can make Alembic say, and what to do about it: Alembic knows neither the file's name
-# nor this command's.
-_NOT_UP_TO_DATE = {
-    "not up to date|not on all head": "{file} is not at v{head}; run: {run} upgrade head",
-    "puts that right": "{run} -x repair=true upgrade head",
-    "New upgrade operations": "the tables of {file} are not those of schema.py; after a change "
-    "there, run in a checkout: credential-db revision --autogenerate -m MESSAGE",
-}
-_REMEDIES = {
-    "locate revision|No such rev": "there are v0 to v{head}; see: credential-db history",
-    "Relative rev|too far": "there are v0 to v{head}; to see where {file} is, run: {run} current",
-    "valid downgrade target": "a downgrade goes down; to see where {file} is, run: {run} current",
-    "Range revision": "a range is for scripts, with --sql; name the one revision to go to",
-    "requires <fromrev>|History range": "such as v{head}:v1 for a downgrade, else v1:v{head}",
-    "Requested range": "a range starts at the older revision",
-    "not a head revision|Multiple head": "versions are one line; leave out --head and --splice",
 }
 
 
@@ -112,9 +102,7 @@ def _parser(**settings: Any) -> ArgumentParser:
 
 def _run(options: Namespace, words: Sequence[str]) -> int:
     if options.version:
-        from importlib.metadata import version  # costs a process that only looks
-
-        sys.stdout.write(f"credential-db {version('credential-db')}\n")
+        sys.stdout.write(f"credential-db {credential_db.__version__}\n")
         return 0
     command = words[0] if words else ""
     in_checkout = not (Path(__file__).parent / "alembic").exists()
@@ -143,10 +131,10 @@ def _run(options: Namespace, words: Sequence[str]) -> int:
 def _status(options: Namespace) -> int:
     path = ""
     try:
-        if not all(re.match("db=.", argument) for argument in options.x):
-            raise CredentialDBError("status takes no -x but -x db=PATH_OR_URL")
+        if not all(re.match(r"db=.|timeout=\d+\.?\d*$", argument) for argument in options.x):
+            raise CredentialDBError("status takes -x db=PATH_OR_URL and -x timeout=SECONDS alone")
         path = os.path.abspath(_file(options))
-        found = _look(path)
+        found = _look(path, [float(x[8:]) for x in options.x if x.startswith("timeout=")])
     except CredentialDBError as error:
         found = Status("error", None, SCHEMA_VERSION, str(error))
     if options.json:
@@ -162,13 +150,16 @@ def _status(options: Namespace) -> int:
     return _OF_STATE.get(found.state, 3)
 
 
-def _look(path: str) -> Status:
+def _look(path: str, timeouts: Sequence[float]) -> Status:
     settings = passphrase_sources.cipher_settings()
     passphrase: Any = passphrase_sources.of_environment()  # one that does not show itself
     while True:
         try:
             found = credential_db.status(
-                path, passphrase=passphrase, cipher_settings=settings if passphrase else None
+                path,
+                passphrase=passphrase,
+                cipher_settings=settings if passphrase else None,
+                timeout=[TIMEOUT, *timeouts][-1],
             )
         except credential_db.NotADatabase:
             asked = None if passphrase else passphrase_sources.of_terminal(path)
@@ -238,15 +229,8 @@ def _alembic(options: Namespace) -> int:
         if function.__name__ == "current" and not os.path.exists(path := _file(options)):
             sys.stderr.write(f"{path} does not exist yet; run: {_run_on(path)} upgrade head\n")
         return 0
-    raise _with_remedy(message, options)
-
-
-def _with_remedy(message: str, options: Namespace) -> CredentialDBError:
-    names = {"file": "the database", "run": "credential-db", "head": SCHEMA_VERSION}
+    file, run = "the database", "credential-db"
     with suppress(CredentialDBError):  # a command that opens none takes any name
-        names |= {"file": _file(options), "run": _run_on(_file(options))}
-    for kind, remedies in ((NotUpToDate, _NOT_UP_TO_DATE), (CredentialDBError, _REMEDIES)):
-        for pattern, remedy in remedies.items():
-            if re.search(pattern, message):
-                return kind(f"{message.rstrip('.')}: {remedy.format_map(names)}")
-    return CredentialDBError(message)
+        file = _file(options)
+        run = _run_on(file)
+    raise with_remedy(message, file, run)
