@@ -12,8 +12,6 @@ from credential_db.sql_script import write_script
 from credential_db.sqlite.alembic_internals import command_name, context, failure_of_command
 from credential_db.sqlite.lending import borrowed
 
-config = context.config
-
 
 def change(options: Options) -> None:
     """Open, adopt, run, check, commit: one transaction, the file's lock before anything else."""
@@ -35,6 +33,7 @@ def change(options: Options) -> None:
 
 def run() -> None:
     """Run the command that this environment was made for."""
+    config = context.config
     at_command_line = config.cmd_opts is not None
     if at_command_line and config.config_file_name:
         # Elsewhere, logging is the host application's own.

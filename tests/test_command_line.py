@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -410,7 +411,7 @@ def test_x_may_stand_anywhere(plain_vault: Vault, shell: CommandLine, at: int) -
 
 def test_version_is_this_package_s(shell: CommandLine) -> None:
     result = shell("--version")
-    assert (result.returncode, result.stdout) == (0, "credential-db 1.0.0\n")
+    assert (result.returncode, result.stdout) == (0, f"credential-db {version('credential-db')}\n")
 
 
 def test_quiet_leaves_no_messages(plain_vault: Vault, shell: CommandLine) -> None:

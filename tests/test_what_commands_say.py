@@ -1,0 +1,174 @@
+"""Every changing command says in one line what it did, and a mistyped path is not a success."""
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import credential_db
+from credential_db.command_line import main
+from vaults import HEAD, Vault, ed25519_key, keys
+
+Said = tuple[int, str]
+
+
+@pytest.fixture
+def say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Said]]:
+    """Run a command in a directory of its own: its exit status, and its line on stderr."""
+    loggers = [logging.getLogger(name) for name in (None, "alembic", "credential_db")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    for name in [name for name in os.environ if name.startswith("CREDENTIAL_DB")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str) -> Said:
+        status = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, capsys.readouterr().err
+
+    yield run
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def test_a_new_file_is_said_to_be_new(say: Callable[..., Said]) -> None:
+    status, said = say("-x", "db=vault.db", "upgrade", "head")
+    assert (status, f"vault.db: new file: created at version {HEAD}" in said) == (0, True)
+
+
+def test_a_new_directory_is_said_to_be_new(say: Callable[..., Said]) -> None:
+    _, said = say("-x", "db=new/deep/vault.db", "upgrade", "head")
+    assert f"new file, with the directory {Path.cwd() / 'new'}: created" in said
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (0, f"upgraded from version 0 to version {HEAD}"),
+        (1, f"upgraded from version 1 to version {HEAD}"),
+        pytest.param(
+            2,
+            "adopted at version 2",
+            marks=pytest.mark.skipif(HEAD > 2, reason="a newer head: version 2 is upgraded"),
+        ),
+    ],
+)
+def test_what_became_of_an_old_file(say: Callable[..., Said], version: int, words: str) -> None:
+    Vault(Path("vault.db")).create(version, content=keys(2))
+    _, said = say("-x", "db=vault.db", "-x", "backup=copy.db", "upgrade", "head")
+    assert f"vault.db: {words}; it was copied to copy.db before" in said
+    assert ("2 SSH keys converted" in said) == (version == 0)
+    _, said = say("-x", "db=vault.db", "-x", "backup=copy.db", "upgrade", "head")
+    assert f"vault.db: already at version {HEAD}" in said
+    assert "There was nothing to change, so no backup was written" in said
+
+
+def test_a_way_back_and_a_dry_run_are_said(say: Callable[..., Said]) -> None:
+    credential_db.upgrade("vault.db")
+    _, said = say("-x", "db=vault.db", "-x", "dry-run=true", "downgrade", "v0")
+    assert f"Dry run, nothing was changed: vault.db: downgraded from version {HEAD} to" in said
+    _, said = say("-x", "db=vault.db", "downgrade", "v0")
+    assert f"vault.db: downgraded from version {HEAD} to version 0" in said
+
+
+def test_each_message_is_said_once(say: Callable[..., Said]) -> None:
+    Vault(Path("vault.db")).create(0, content=keys(1))
+    _, said = say("-x", "db=vault.db", "upgrade", "head")
+    lines = said.splitlines()
+    assert len(lines) == len(set(lines)), said
+    _, said = say("-x", "db=vault.db", "check")
+    assert "Detected" not in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("backup=", "-x backup= is empty"),
+        ("db=", "-x db= is empty"),
+        ("timeout=", "-x timeout= is empty"),
+        ("timeout=soon", "it is a number"),
+        ("timeout=-1", "0 or more"),
+        ("timeout=nan", "0 or more"),
+        ("dry-run=perhaps", "either true or false"),
+        ("db=file:vault.db?mode=rw", "file: names are not taken"),
+        ("backup=sqlite:///copy.db", "by its path, not by a URL"),
+        ("beckup=copy.db", "-x beckup=... is unknown"),
+    ],
+)
+def test_a_mistaken_argument_changes_and_creates_nothing(
+    say: Callable[..., Said], argument: str, words: str
+) -> None:
+    status, said = say("-x", argument, "upgrade", "head")
+    assert status == 1
+    assert said.startswith("FAILED: ")
+    assert words in said
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("revision", ["v99", "nothing", "+9"])
+def test_a_first_run_that_fails_leaves_nothing(say: Callable[..., Said], revision: str) -> None:
+    status, said = say("-x", "db=new/vault.db", "upgrade", revision)
+    assert status == 1, said
+    assert os.listdir() == []
+
+
+def test_the_home_directory_is_expanded(
+    say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    say("-x", "db=~/vault.db", "upgrade", "head")
+    assert credential_db.status("~/vault.db").state == "current"
+    assert (tmp_path / "vault.db").exists()
+    assert os.listdir() == []
+
+
+def test_after_two_seconds_it_is_said_what_is_waited_for(say: Callable[..., Said]) -> None:
+    Vault(Path("vault.db")).create(1)
+    with closing(sqlite3.connect("vault.db", check_same_thread=False)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(2.5, writer.rollback)
+        end.start()
+        status, said = say("-x", "db=vault.db", "-x", "timeout=9", "upgrade", "head")
+        end.join()
+    assert status == 0, said
+    assert "vault.db is locked" in said
+    assert "waiting for it, up to 9 s in all" in said
+
+
+def test_repair_puts_right_what_status_names(say: Callable[..., Said]) -> None:
+    credential_db.upgrade("vault.db")
+    key = ed25519_key(1)
+    vault = Vault(Path("vault.db"))
+    vault.execute(
+        "CREATE TABLE rest AS SELECT * FROM ssh_key_assignments",
+        "DROP TABLE ssh_key_assignments",
+        "ALTER TABLE rest RENAME TO ssh_key_assignments",
+        (
+            "INSERT INTO ssh_keys (id, key_type, private_der, public_blob, fingerprint)"
+            " VALUES (7, ?, ?, ?, ?)",
+            (key.key_type, key.der, key.public_blob, key.fingerprint(2)),
+        ),
+        "INSERT INTO ssh_key_assignments VALUES ('a', 7, 'now')",
+    )
+    lost = credential_db.status("vault.db").detail
+    assert "FOREIGN KEY" in lost
+    status, said = say("-x", "db=vault.db", "check")
+    assert status == 3, said
+    assert "-x repair=true upgrade head" in said
+    status, said = say("-x", "db=vault.db", "-x", "repair=true", "upgrade", "head")
+    assert status == 0, said
+    assert "Put right: ssh_key_assignments: FOREIGN KEY" in said
+    assert "FOREIGN KEY" not in credential_db.status("vault.db").detail
+    assert vault.value("SELECT count(*) FROM ssh_key_assignments") == 1
