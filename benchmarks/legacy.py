@@ -20,40 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
 SCHEMA_VERSION = 2
 
 
-def tables(version: int) -> tuple[str, ...]:
+RECORDS = Path(__file__).resolve().parents[1] / "src" / "credential_db" / "records"
+
+
+def tables(version: int) -> list[str]:
     """The four statements that a release of this schema version ran at every start."""
-    private_key = "private_pem" if version == 0 else "private_der"
-    label = "subject" if version == 2 else "task"
-    return (
-        """CREATE TABLE IF NOT EXISTS credentials (
-            credential_set TEXT NOT NULL,
-            provider TEXT NOT NULL,
-            data TEXT NOT NULL,
-            PRIMARY KEY (credential_set, provider)
-        )""",
-        f"""CREATE TABLE IF NOT EXISTS ssh_keys (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            key_type TEXT NOT NULL CHECK (key_type IN ('ed25519','rsa')),
-            {private_key} BLOB NOT NULL,
-            public_blob BLOB NOT NULL,
-            comment TEXT NOT NULL DEFAULT '',
-            fingerprint TEXT NOT NULL UNIQUE,
-            created_at TEXT NOT NULL DEFAULT (datetime('now'))
-        )""",
-        """CREATE TABLE IF NOT EXISTS ssh_key_assignments (
-            scope TEXT NOT NULL,
-            key_id INTEGER NOT NULL REFERENCES ssh_keys(id) ON DELETE CASCADE,
-            assigned_at TEXT NOT NULL DEFAULT (datetime('now')),
-            PRIMARY KEY (scope, key_id)
-        )""",
-        f"""CREATE TABLE IF NOT EXISTS proxy_tokens (
-            token TEXT PRIMARY KEY,
-            scope TEXT NOT NULL,
-            {label} TEXT NOT NULL,
-            credential_set TEXT NOT NULL,
-            provider TEXT NOT NULL
-        )""",
-    )
+    script = (RECORDS / f"v{version}.sql").read_text(encoding="utf-8")
+    return script.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS").split(";\n")[:-1]
 
 
 CURRENT_TABLES = tables(SCHEMA_VERSION)

@@ -331,11 +331,13 @@ class Bench:
         few = files.write_v1(self.directory / "few-tokens.db", 1_000)
         many = files.write_v1(self.directory / "many-tokens.db", self.tokens)
         best = measure.upgrades(
-            {"few": (few, upgrade), "many": (many, upgrade)}, rounds=self.rounds
+            {"legacy": (many, legacy.upgrade), "adopted": (many, upgrade)}, rounds=2
         )
-        best |= measure.upgrades({"legacy": (many, legacy.upgrade)}, rounds=2)
         stock.stamp(self.environment, few, "v1")
         stock.stamp(self.environment, many, "v1")
+        best |= measure.upgrades(
+            {"few": (few, upgrade), "many": (many, upgrade)}, rounds=self.rounds
+        )
         best |= measure.upgrades(
             {"stock few": (few, self.stock), "stock many": (many, self.stock)}, rounds=2
         )
@@ -345,9 +347,11 @@ class Bench:
             f"{best['many'] * MILLI:.0f} ms",
             f"1000 tokens {best['few'] * MILLI:.0f} ms",
             best["many"] / best["few"],
-            1.25,
-            f"legacy {best['legacy'] * MILLI:.0f} ms; stock {best['stock many'] * MILLI:.0f} ms,"
-            f" with 1000 tokens {best['stock few'] * MILLI:.0f} ms",
+            None,
+            "every row is counted; of a file that never saw Alembic, which is rebuilt without its"
+            f" space, {best['adopted'] * MILLI:.0f} ms; legacy {best['legacy'] * MILLI:.0f} ms;"
+            f" stock {best['stock many'] * MILLI:.0f} ms, with 1000 tokens"
+            f" {best['stock few'] * MILLI:.0f} ms",
         )
 
     def memory(self) -> Row:

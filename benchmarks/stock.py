@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from benchmarks import legacy
 
 ENVIRONMENT = """
 from alembic import context
@@ -20,7 +21,6 @@ with engine.connect() as connection:
 """
 
 REVISION = """
-import sqlalchemy as sa
 from alembic import op
 
 revision = {revision!r}
@@ -31,37 +31,9 @@ def upgrade() -> None:
 {body}
 """
 
-V0 = """
-    op.create_table(
-        "credentials",
-        sa.Column("credential_set", sa.Text, primary_key=True),
-        sa.Column("provider", sa.Text, primary_key=True),
-        sa.Column("data", sa.Text, nullable=False),
-    )
-    op.create_table(
-        "ssh_keys",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("key_type", sa.Text, nullable=False),
-        sa.Column("private_pem", sa.BLOB, nullable=False),
-        sa.Column("public_blob", sa.BLOB, nullable=False),
-        sa.Column("comment", sa.Text, nullable=False, server_default=""),
-        sa.Column("fingerprint", sa.Text, nullable=False, unique=True),
-        sa.Column("created_at", sa.Text, server_default=sa.text("(datetime('now'))")),
-    )
-    op.create_table(
-        "ssh_key_assignments",
-        sa.Column("scope", sa.Text, primary_key=True),
-        sa.Column("key_id", sa.ForeignKey("ssh_keys.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("assigned_at", sa.Text, server_default=sa.text("(datetime('now'))")),
-    )
-    op.create_table(
-        "proxy_tokens",
-        sa.Column("token", sa.Text, primary_key=True),
-        sa.Column("scope", sa.Text, nullable=False),
-        sa.Column("task", sa.Text, nullable=False),
-        sa.Column("credential_set", sa.Text, nullable=False),
-        sa.Column("provider", sa.Text, nullable=False),
-    )
+V0 = f"""
+    for statement in {legacy.tables(0)!r}:
+        op.execute(statement)
 """
 
 # The rows of ssh_keys are left out: what a loop over them costs, legacy.py tells.

@@ -14,35 +14,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-SCHEMA = """
-CREATE TABLE credentials (
-    credential_set TEXT NOT NULL,
-    provider       TEXT NOT NULL,
-    data           TEXT NOT NULL,
-    PRIMARY KEY (credential_set, provider)
-);
-CREATE TABLE ssh_keys (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    key_type     TEXT    NOT NULL CHECK (key_type IN ('ed25519','rsa')),
-    private_pem  BLOB    NOT NULL,
-    public_blob  BLOB    NOT NULL,
-    comment      TEXT    NOT NULL DEFAULT '',
-    fingerprint  TEXT    NOT NULL UNIQUE,
-    created_at   TEXT    NOT NULL DEFAULT (datetime('now'))
-);
-CREATE TABLE ssh_key_assignments (
-    scope        TEXT    NOT NULL,
-    key_id       INTEGER NOT NULL REFERENCES ssh_keys(id) ON DELETE CASCADE,
-    assigned_at  TEXT    NOT NULL DEFAULT (datetime('now')),
-    PRIMARY KEY (scope, key_id)
-);
-CREATE TABLE proxy_tokens (
-    token          TEXT PRIMARY KEY,
-    scope          TEXT NOT NULL,
-    task           TEXT NOT NULL,
-    credential_set TEXT NOT NULL,
-    provider       TEXT NOT NULL
-);
+from credential_db import records
+
+ROWS = """
 INSERT INTO credentials VALUES ('default', 'github', '{"token": "not a real one"}');
 INSERT INTO proxy_tokens VALUES ('phantom-1', 'demo', 'build', 'default', 'github');
 """
@@ -54,7 +28,7 @@ def main(path: str) -> None:
         "rsa": rsa.generate_private_key(public_exponent=65537, key_size=3072),
     }
     with closing(sqlite3.connect(path)) as vault:
-        vault.executescript(SCHEMA)
+        vault.executescript(records.script(0) + ROWS)
         for key_type, key in keys.items():
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
             line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
