@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 % endif
 ${imports + "\n" if imports else ""}\
-% if upgrades or downgrades:
+% if "op." in (upgrades or "") + (downgrades or ""):
 from credential_db.sqlite.revising import op
 
 % endif

@@ -1,17 +1,20 @@
 """Fixtures that every test file may use."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from credential_db import command_line as command_line_module
 from vaults import Vault
 
 # A raw key, in SQLCipher's own spelling: deriving one from a passphrase costs 0.1 s at each open.
-# Passphrases in words are tested in test_encrypted_vaults.py.
+# Passphrases in words are tested in test_promise_9_encrypted_files.py.
 PASSPHRASE = f"x'{'5eed' * 16}'"
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,3 +53,39 @@ def command_line(tmp_path: Path) -> CommandLine:
         )
 
     return run
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[CommandLine]:
+    """As ``command_line``, but in this process, where a command costs a tenth."""
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    loggers = [
+        logging.getLogger(name)
+        for name in (None, "alembic", "alembic.util.messaging", "credential_db")
+    ]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+
+    def run(
+        *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = directory
+    ) -> subprocess.CompletedProcess[str]:
+        exit_status: Any = 0
+        with monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("CREDENTIAL_DB")]:
+                patch.delenv(name)
+            for name, value in (environment or {}).items():
+                patch.setenv(name, value)
+            patch.chdir(cwd)
+            try:
+                command_line_module.main(arguments)
+            except SystemExit as end:
+                exit_status = end.code
+        return subprocess.CompletedProcess(arguments, exit_status, *capsys.readouterr())
+
+    yield run
+    logging.disable(logging.NOTSET)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers

@@ -1,12 +1,10 @@
 """At the shell: ``credential-db``, and ``alembic`` from a checkout."""
 
-import logging
 import os
 import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from inspect import signature
@@ -22,7 +20,7 @@ import credential_db
 from conftest import CommandLine
 from credential_db import SCHEMA_VERSION, schema
 from credential_db import command_line as module
-from vaults import STAMPS, Vault, ed25519_key, keys, upgraded
+from vaults import Vault, ed25519_key, keys, upgraded
 
 HEAD = f"v{SCHEMA_VERSION}"
 CHECKOUT = Path(__file__).parents[1]
@@ -30,42 +28,6 @@ CHECKOUT = Path(__file__).parents[1]
 
 def named(vault: Vault) -> tuple[str, str]:
     return ("-x", f"db={vault.path}")
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[CommandLine]:
-    """As ``command_line``, but in this process, where a command costs a tenth."""
-    directory = tmp_path / "elsewhere"
-    directory.mkdir()
-    loggers = [
-        logging.getLogger(name)
-        for name in (None, "alembic", "alembic.util.messaging", "credential_db")
-    ]
-    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-
-    def run(
-        *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = directory
-    ) -> subprocess.CompletedProcess[str]:
-        exit_status: Any = 0
-        with monkeypatch.context() as patch:
-            for name in [name for name in os.environ if name.startswith("CREDENTIAL_DB")]:
-                patch.delenv(name)
-            for name, value in (environment or {}).items():
-                patch.setenv(name, value)
-            patch.chdir(cwd)
-            try:
-                module.main(arguments)
-            except SystemExit as end:
-                exit_status = end.code
-        return subprocess.CompletedProcess(arguments, exit_status, *capsys.readouterr())
-
-    yield run
-    logging.disable(logging.NOTSET)
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
 
 
 def test_upgrade_head(vault: Vault, command_line: CommandLine) -> None:
@@ -263,8 +225,8 @@ FAILURES: dict[str, tuple[list[str], str, int]] = {
     "from v1 too far": (["downgrade", "v1-7"], f"Walked too far: {VERSIONS}", 1),
     "up in a downgrade": (["downgrade", "v2"], "a downgrade goes down; to see where {file}", 1),
     "a range": (["upgrade", "v0:v1"], "a range is for scripts, with --sql", 1),
-    "no range": (["downgrade", "v1", "--sql"], "such as v2:v1 for a downgrade", 1),
-    "no range of history": (["history", "-r", "v1"], "such as v2:v1 for a downgrade", 1),
+    "no range": (["downgrade", "v1", "--sql"], f"such as {HEAD}:v1 for a downgrade", 1),
+    "no range of history": (["history", "-r", "v1"], f"such as {HEAD}:v1 for a downgrade", 1),
     "a range backwards": (["history", "-r", "v2:v0"], "starts at the older revision", 1),
     "another head": (["revision", "--head", "v0", "-m", "x", "--sql"], "leave out --head", 1),
     # What is not offered here:
@@ -371,7 +333,7 @@ def test_check_says_what_to_do_about_a_changed_schema(
     changed = MetaData()
     for table in schema.metadata.sorted_tables:
         table.to_metadata(changed)
-    changed.tables["credentials"].append_column(Column("expires_at", Text))
+    next(iter(changed.tables.values())).append_column(Column("expires_at", Text))
     users = [used for used in sys.modules.values() if vars(used).get("metadata") is schema.metadata]
     for used in users:
         monkeypatch.setattr(used, "metadata", changed)
@@ -539,12 +501,13 @@ class TestScripts:
             pytest.skip("the sqlite3 shell is not installed")
         if version is not None:
             plain_vault.create(version, content=keys(2))
-        script = shell("upgrade", f"v{version}:{HEAD}" if version else "head", "--sql").stdout
+        # From version 2 on, a table may have to be copied, which no script can do.
+        script = shell("upgrade", f"v{version}:v2" if version else "v2", "--sql").stdout
         subprocess.run(
             [sqlite3_shell, "-bail", plain_vault.path], input=script, text=True, check=True
         )
-        assert plain_vault.stamps() == STAMPS
-        assert credential_db.upgrade(plain_vault.path) == (SCHEMA_VERSION, SCHEMA_VERSION)
+        assert plain_vault.stamps() == ("v2", 2)
+        assert credential_db.upgrade(plain_vault.path) == (2, SCHEMA_VERSION)
 
     def test_a_script_moves_a_stamp_that_is_there(
         self, plain_vault: Vault, shell: CommandLine

@@ -32,6 +32,7 @@ from attacks import (
     under_strace,
     write_side_calls,
 )
+from conftest import PASSPHRASE
 from credential_db import CredentialDBError, Upgrade, scripts
 from vaults import TABLES, Vault, keys
 
@@ -102,17 +103,23 @@ def fail_each_statement(victim: Victim, move: Callable[[Any], None], *, for_good
     assert victim.is_new(), "running again has to complete"
 
 
-@pytest.mark.parametrize("content", [None, 4], ids=["no rows", "rows"])
-@pytest.mark.parametrize("version", [0, 1, 2], ids=["v0 to v2", "v1 to v2", "v2 to v0"])
-def test_whichever_statement_fails(
-    plain_vault: Vault, version: int, content: int | None, journal_mode: str
-) -> None:
-    rows = None if content is None else keys(content)
-    victim = victim_at(version, plain_vault, content=rows, journal_mode=journal_mode)
+# Each has nearly all of its statements in common with the ones that are left out: v1 to v2, files
+# without rows, the other journal mode.
+@pytest.mark.parametrize(
+    ("version", "journal_mode"),
+    [(0, "delete"), (0, "wal"), (2, "delete")],
+    ids=["v0 to v2, delete", "v0 to v2, wal", "v2 to v0, delete"],
+)
+def test_whichever_statement_fails(plain_vault: Vault, version: int, journal_mode: str) -> None:
+    victim = victim_at(version, plain_vault, content=keys(2), journal_mode=journal_mode)
     fail_each_statement(victim, downgrade if version == 2 else upgrade, for_good=False)
 
 
-@pytest.mark.parametrize("version", [0, 2], ids=["v0 to v2", "v2 to v0"])
+@pytest.mark.parametrize(
+    ("version", "journal_mode"),
+    [(0, "wal"), (2, "delete")],
+    ids=["v0 to v2, wal", "v2 to v0, delete"],
+)
 def test_whichever_statement_is_the_last_that_works(
     plain_vault: Vault, version: int, journal_mode: str
 ) -> None:
@@ -200,7 +207,7 @@ def test_a_sigkill_at_any_instant(
     kill_at_random_instants(Victim(plain_vault, shape=options["version"]), kills, seed=kills)
 
 
-@pytest.mark.parametrize("vault", ["passphrase"], ids=["encrypted"], indirect=True)
+@pytest.mark.parametrize("vault", [PASSPHRASE], ids=["encrypted"], indirect=True)
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=[pytest.mark.long, on_demand])])
 def test_a_sigkill_at_any_instant_of_an_encrypted_upgrade(vault: Vault, kills: int) -> None:
     vault.create(content=keys(50), journal_mode="wal")
@@ -216,7 +223,7 @@ def some(calls: list[SystemCall], stride: int, offset: int) -> Iterator[SystemCa
     """Each of the rarer calls, and every so many of a kind that comes often."""
     names = [call.name for call in calls]
     for call in calls:
-        often = names.count(call.name) > 2 * stride
+        often = names.count(call.name) > stride
         if not often or call.number % stride == offset % stride:
             yield call
 
@@ -311,7 +318,7 @@ def test_a_database_that_may_not_grow(plain_vault: Vault, journal_mode: str, fil
     refuse_to_grow(plain_vault, FULL[file], journal_mode)
 
 
-@pytest.mark.parametrize("vault", ["passphrase"], ids=["encrypted"], indirect=True)
+@pytest.mark.parametrize("vault", [PASSPHRASE], ids=["encrypted"], indirect=True)
 @pytest.mark.parametrize("file", ["v0", "v2 to v0"])
 def test_an_encrypted_database_that_may_not_grow(vault: Vault, file: str) -> None:
     refuse_to_grow(vault, FULL[file], "wal")

@@ -22,8 +22,9 @@ import pytest
 
 import credential_db
 from attacks import Upgrading, Victim, Watched, another_process, state_of, upgrade_together
+from conftest import PASSPHRASE
 from credential_db import DatabaseBusy, Upgrade
-from vaults import HEAD, STAMPS, Vault, keys
+from vaults import HEAD, STAMPS, Vault, at_head, keys
 
 MANY = 8
 
@@ -63,13 +64,13 @@ def test_of_eight_processes_one_does_the_work(plain_vault: Vault, start: str) ->
     write, version = STARTS[start]
     write(plain_vault)
     victim = Victim(plain_vault, shape=SHAPES[version])
-    for _ in range(4):
+    for _ in range(2):
         victim.restore()
         assert_one_did_it(upgrade_together([plain_vault] * MANY), version)
         assert victim.is_new()
 
 
-@pytest.mark.parametrize("vault", ["passphrase"], ids=["encrypted"], indirect=True)
+@pytest.mark.parametrize("vault", [PASSPHRASE], ids=["encrypted"], indirect=True)
 @pytest.mark.parametrize("start", ["v0 in WAL", "missing path"])
 def test_of_eight_processes_one_does_the_work_on_an_encrypted_file(
     vault: Vault, start: str
@@ -90,14 +91,15 @@ def test_of_eight_processes_one_creates_the_directories_too(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("start", ["v0 in WAL", "missing path"])
-def test_of_eight_shells_all_succeed(plain_vault: Vault, start: str) -> None:
+def test_of_several_shells_all_succeed(plain_vault: Vault, start: str) -> None:
+    """Each is slow to start: that several begin together is for the forks above."""
     write, version = STARTS[start]
     write(plain_vault)
     victim = Victim(plain_vault, shape=SHAPES[version])
     shell = [sys.executable, "-m", "credential_db", "-x", f"db={plain_vault.path}"]
     processes = [
         subprocess.Popen([*shell, "upgrade", "head"], stderr=subprocess.PIPE, text=True)
-        for _ in range(MANY)
+        for _ in range(3)
     ]
     for process in processes:
         _, stderr = process.communicate()
@@ -149,7 +151,7 @@ def test_of_eight_threads_one_does_the_work(plain_vault: Vault, start: str) -> N
         assert victim.is_new()
 
 
-@pytest.mark.parametrize("passphrase", [None, "passphrase"], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE], ids=["plain", "encrypted"])
 def test_threads_on_files_of_their_own_do_not_mix_them_up(
     tmp_path: Path, passphrase: str | None
 ) -> None:
@@ -182,20 +184,26 @@ class Seen(NamedTuple):
 def look(connection: sqlite3.Connection) -> Seen:
     connection.execute("BEGIN")
     try:
-        keys_columns = columns(connection, "ssh_keys")
-        (private,) = keys_columns & {"private_pem", "private_der"}
+        ssh_keys, keys_columns = table_of(connection, "ssh_keys")
+        (private,) = keys_columns & {"private_pem", at_head("{ssh_keys.private_der}")}
         stamped = columns(connection, "alembic_version")
-        encodings = f"SELECT DISTINCT CAST(substr({private}, 1, 1) AS BLOB) FROM ssh_keys"
+        encodings = f"SELECT DISTINCT CAST(substr({private}, 1, 1) AS BLOB) FROM {ssh_keys}"
         return Seen(
             connection.execute("PRAGMA user_version").fetchone()[0],
             connection.execute("SELECT * FROM alembic_version").fetchone()[0] if stamped else None,
             keys_columns,
-            columns(connection, "proxy_tokens"),
-            connection.execute("SELECT count(*) FROM ssh_keys").fetchone()[0],
+            table_of(connection, "proxy_tokens")[1],
+            connection.execute(f"SELECT count(*) FROM {ssh_keys}").fetchone()[0],
             frozenset(row[0] for row in connection.execute(encodings)),
         )
     finally:
         connection.execute("ROLLBACK")
+
+
+def table_of(connection: sqlite3.Connection, table: str) -> tuple[str, frozenset[str]]:
+    """What a table of version 2 is called here, and its columns."""
+    names = (table, at_head(f"{{{table}}}"))
+    return next((name, found) for name in names if (found := columns(connection, name)))
 
 
 def columns(connection: sqlite3.Connection, table: str) -> frozenset[str]:
@@ -274,7 +282,7 @@ def test_a_reader_that_began_before_sees_the_old_to_its_end(plain_vault: Vault) 
         assert process.outcome() == (0, HEAD)
         assert reader.execute("SELECT * FROM ssh_keys").fetchall() == before
         reader.execute("ROLLBACK")
-        assert reader.execute("PRAGMA user_version").fetchone() == (2,)
+        assert reader.execute("PRAGMA user_version").fetchone() == (HEAD,)
     assert victim.is_new()
 
 
@@ -297,8 +305,8 @@ HOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ("vault", "holder"),
     [
         *((None, holder) for holder in HOLDERS),
-        ("passphrase", "a reader"),
-        ("passphrase", "a writer in WAL"),
+        (PASSPHRASE, "a reader"),
+        (PASSPHRASE, "a writer in WAL"),
     ],
     indirect=["vault"],
 )

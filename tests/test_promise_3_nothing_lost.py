@@ -1,4 +1,7 @@
-"""Promise 3: every row, id, object and setting survives, whatever else the file holds."""
+"""Promise 3: every row, id, object and setting survives, whatever else the file holds.
+
+To version 2, whose names stand here; later steps are for test_promise_10_the_next_version.py.
+"""
 
 import logging
 import sqlite3
@@ -13,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import credential_db
-from vaults import HEAD, STAMPS, TABLES, Vault, ddl, ed25519_key, keys, rsa_key, upgraded
+from vaults import TABLES, Vault, ddl, ed25519_key, keys, rsa_key, upgrade_to_2, upgraded
 
 # What users have put into their files besides the four tables. Names are not ours; some objects
 # stand on our tables. Where a statement names a renamed column, it has its name for each version.
@@ -272,7 +275,7 @@ def test_any_legacy_file_keeps_everything(file: LegacyFile) -> None:
             ]
         before = file_settings(vault), numbered_rows(vault), vault.schema()
 
-        assert credential_db.upgrade(vault.path) == (file.number, HEAD)
+        assert upgrade_to_2(vault.path) == (file.number, 2)
 
         found = vault.content()
         for table in {*expected, *found}:
@@ -287,7 +290,7 @@ def test_any_legacy_file_keeps_everything(file: LegacyFile) -> None:
             of_before = {row[1]: row for row in without_spaces(renamed(before[2], file.shapes))}
             of_after = {row[1]: row for row in without_spaces(schema)}
             assert {name: of_after[name] for name in of_before} == of_before
-        assert vault.stamps() == STAMPS
+        assert vault.stamps() == ("v2", 2)
         vault.check_integrity()
 
 
@@ -304,7 +307,7 @@ def test_foreign_objects_stay_byte_identical(plain_vault: Vault, foreign: str, c
     plain_vault.execute(*FOREIGN[foreign])
     expected = upgraded(plain_vault.content(), 0)
     before = of_theirs(plain_vault.schema()), numbered_rows(plain_vault)
-    credential_db.upgrade(plain_vault.path)
+    upgrade_to_2(plain_vault.path)
     assert plain_vault.content() == expected
     assert (of_theirs(plain_vault.schema()), numbered_rows(plain_vault)) == before
     plain_vault.check_integrity()
@@ -315,7 +318,7 @@ def test_foreign_objects_stay_in_an_encrypted_file_as_well(vault: Vault) -> None
     vault.execute(*(sql for name in FOREIGN for sql in FOREIGN[name] if sql != "ANALYZE"))
     expected = upgraded(vault.content(), 0)
     before = of_theirs(vault.schema()), numbered_rows(vault)
-    credential_db.upgrade(vault.path, **vault.options)
+    upgrade_to_2(vault.path, **vault.options)
     assert vault.content() == expected
     assert (of_theirs(vault.schema()), numbered_rows(vault)) == before
 
@@ -328,7 +331,7 @@ def test_a_huge_blob_stays(plain_vault: Vault) -> None:
         "INSERT INTO credentials VALUES ('huge', 'blob', randomblob(5000000))",
     )
     expected = upgraded(plain_vault.content(), 0)
-    credential_db.upgrade(plain_vault.path)
+    upgrade_to_2(plain_vault.path)
     assert plain_vault.content() == expected
 
 
@@ -354,7 +357,7 @@ def test_what_names_a_renamed_column_keeps_working(plain_vault: Vault, check: bo
         plain_vault.query("SELECT * FROM sizes"),
     )
 
-    credential_db.upgrade(plain_vault.path)
+    upgrade_to_2(plain_vault.path)
 
     assert plain_vault.query("SELECT * FROM audit") == [], "their triggers are not for the upgrade"
     assert plain_vault.query("SELECT * FROM labels") == labels
@@ -387,7 +390,7 @@ def test_a_temporary_trigger_stays_and_does_not_fire(
             " BEGIN INSERT INTO seen VALUES (new.id); END"
         )
         connection.commit()
-        credential_db.upgrade(connection)
+        upgrade_to_2(connection)
         assert connection.execute("SELECT * FROM seen").fetchall() == []
         connection.execute("UPDATE ssh_keys SET fingerprint = fingerprint, comment = 'x'")
         if "UPDATE" in event:
@@ -402,7 +405,7 @@ def test_a_temporary_table_of_the_same_name_is_not_mistaken_for_ours(plain_vault
         connection.execute("CREATE TEMP TABLE ssh_keys AS SELECT * FROM main.ssh_keys")
         connection.commit()
         try:
-            credential_db.upgrade(connection)
+            upgrade_to_2(connection)
         except credential_db.CredentialDBError:
             expected = before
         else:
@@ -426,7 +429,7 @@ def test_rows_that_pointed_nowhere_before_are_reported_and_stay(
     )
     expected = upgraded(vault.content(), 0)
     with caplog.at_level(logging.WARNING, "credential_db"):
-        assert credential_db.upgrade(vault.path, **vault.options) == (0, HEAD)
+        assert upgrade_to_2(vault.path, **vault.options) == (0, 2)
     assert vault.content() == expected
     warnings = [record.getMessage() for record in caplog.records]
     assert any("2 rows of ssh_key_assignments -> ssh_keys" in text for text in warnings)
@@ -460,7 +463,7 @@ def test_something_broken_of_theirs_is_named(
     plain_vault.execute(*BROKEN[what])
     before = plain_vault.files(), plain_vault.path.stat().st_mtime_ns
     with pytest.raises(credential_db.UnrecognizedSchema, match="broken"):
-        credential_db.upgrade(plain_vault.path)
+        upgrade_to_2(plain_vault.path)
     assert (plain_vault.files(), plain_vault.path.stat().st_mtime_ns) == before
 
 
@@ -476,7 +479,7 @@ def test_a_table_of_a_module_that_is_not_installed_stands_in_nobodys_way(
             " ('table', 'strange', 'strange', 0, 'CREATE VIRTUAL TABLE strange USING missing(x)')"
         )
         connection.commit()
-    credential_db.upgrade(plain_vault.path)
+    upgrade_to_2(plain_vault.path)
     with closing(sqlite3.connect(plain_vault.path)) as connection:
         assert connection.execute(
             "SELECT sql FROM sqlite_master WHERE name = 'strange'"
@@ -494,7 +497,7 @@ def test_a_table_whose_rows_vacuum_would_renumber_is_left_alone_with_a_warning(
     plain_vault.execute(*FOREIGN["a table without an index, with gaps"])
     before = numbered_rows(plain_vault)
     with caplog.at_level(logging.WARNING, "credential_db"):
-        credential_db.upgrade(plain_vault.path)
+        upgrade_to_2(plain_vault.path)
     assert numbered_rows(plain_vault) == before
     assert "VACUUM would renumber the rows of table bare" in caplog.text
 
@@ -507,7 +510,7 @@ def test_a_full_text_index_over_such_a_table_still_finds_its_rows(plain_vault: V
         "CREATE VIRTUAL TABLE found USING fts5(body, content='notes', content_rowid='rowid')",
         "INSERT INTO found (found) VALUES ('rebuild')",
     )
-    credential_db.upgrade(plain_vault.path)
+    upgrade_to_2(plain_vault.path)
     assert plain_vault.query("SELECT rowid, body FROM found WHERE found MATCH 'beta'") == [
         (20, "beta")
     ]

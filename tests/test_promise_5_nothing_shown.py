@@ -19,7 +19,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 import credential_db
 from conftest import CommandLine
 from credential_db import scripts
-from vaults import STAMPS, Key, Vault, ed25519_key, rsa_key
+from vaults import STAMPS, Key, Vault, ed25519_key, rsa_key, upgrade_to_2
 
 WINDOW = 20
 DATA = '{"token": "canary-data-8Jq2vXw0ZkLm4Tn6"}'
@@ -489,7 +489,7 @@ def test_a_failure_on_the_way_back_shows_nothing(
     plain_vault: Vault, spoil: str, said: Callable[[], None]
 ) -> None:
     filled(plain_vault)
-    credential_db.upgrade(plain_vault.path)
+    upgrade_to_2(plain_vault.path)
     plain_vault.execute(spoil)
     config = scripts.config()
     config.set_main_option("sqlalchemy.url", str(plain_vault.path))
@@ -510,13 +510,13 @@ def test_a_failure_on_the_way_back_shows_nothing(
     [None, "junk behind", "TEXT that is not UTF-8", "the same twice", "a view that is broken"],
 )
 def test_the_shell_shows_nothing(
-    plain_vault: Vault, command_line: CommandLine, spoiled: str | None
+    plain_vault: Vault, shell: CommandLine, spoiled: str | None
 ) -> None:
     filled(plain_vault)
     if spoiled:
         plain_vault.execute(SPOILED[spoiled])
     for arguments in (["current", "-v"], ["check"], ["upgrade", "head"]):
-        done = command_line("-x", f"db={plain_vault.path}", *arguments)
+        done = shell("-x", f"db={plain_vault.path}", *arguments)
         assert_shows_nothing("stdout", done.stdout)
         assert_shows_nothing("stderr", done.stderr)
         assert "Traceback" not in done.stderr
@@ -524,7 +524,7 @@ def test_the_shell_shows_nothing(
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_shell_does_not_show_the_passphrase(
+def test_a_real_shell_shows_neither_the_passphrase_nor_a_key(
     plain_vault: Vault, command_line: CommandLine, right: bool
 ) -> None:
     vault = filled(Vault(plain_vault.path, PASSPHRASE if right else "another passphrase"))
@@ -538,5 +538,6 @@ def test_the_shell_does_not_show_the_passphrase(
     )
     assert done.returncode != 0
     assert "FAILED" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
     assert_shows_nothing("stdout", done.stdout)
     assert_shows_nothing("stderr", done.stderr)

@@ -9,7 +9,7 @@ import pytest
 from sqlcipher3 import dbapi2 as sqlcipher
 
 import credential_db
-from vaults import HEAD, Key, Vault, ed25519_key, rsa_key
+from vaults import HEAD, Key, Vault, ed25519_key, rsa_key, upgrade_to_2
 
 WINDOW = 20
 KEPT = [rsa_key(0), ed25519_key(1), ed25519_key(2)]
@@ -134,7 +134,7 @@ def test_a_reader_in_the_way_of_the_scrub_is_a_warning_and_the_rest_goes_with_it
         assert "old secrets remain" in caplog.text, "say so where the scrub is prevented"
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         reader.execute("COMMIT")
-    plain_vault.query("SELECT count(*) FROM ssh_keys")
+    plain_vault.query("SELECT count(*) FROM sqlite_master")
     assert left_behind(plain_vault, KEPT + DELETED) == {}, "the last one to close completes it"
 
 
@@ -172,8 +172,9 @@ def test_an_unfinished_query_in_the_way_of_the_scrub_is_a_warning(
         connection.commit()
         cursor = connection.execute("SELECT id FROM theirs")
         assert cursor.fetchone() == (1,)
+        # A later step may have to copy a table, and says that the query is in its way.
         with caplog.at_level(logging.WARNING, "credential_db"):
-            assert credential_db.upgrade(connection) == (0, HEAD)
+            assert upgrade_to_2(connection) == (0, 2)
         assert cursor.fetchall() == [(2,), (3,)]
     assert "remain" in caplog.text
     plain_vault.execute("VACUUM")

@@ -1,76 +1,66 @@
 """Promise 7: what this software creates is for its owner alone, whatever the umask."""
 
-import json
 import os
 import socket
 import stat
-import subprocess
-import sys
+import threading
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import credential_db
+from attacks import warm
 from conftest import PASSPHRASE
 from vaults import HEAD, STAMPS, Vault, keys
 
-UMASKS = [0o000, 0o022, 0o077, 0o777]
+UMASKS = [0o000, 0o022, 0o777]
 OWN_FILE, OWN_DIRECTORY = "0600", "0700"
-
-# Looks at the directory as fast as it can while the upgrade runs, under a umask of its own.
-WATCHED = """
-import json, os, stat, sys, threading
-directory, umask, call = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-import credential_db
-from credential_db import scripts
-from credential_db.sqlite import backup, opening, target  # so that the watch sees more
-
-seen = {}
-done = threading.Event()
-
-def look(path):
-    for entry in os.scandir(path):
-        try:
-            mode = entry.stat(follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISLNK(mode):
-            seen.setdefault(os.path.relpath(entry.path, directory), set()).add(
-                f"{stat.S_IMODE(mode):04o}"
-            )
-        if stat.S_ISDIR(mode):
-            look(entry.path)
-
-def watch():
-    while not done.wait(0.0002):
-        look(directory)
-
-os.umask(umask)
-watcher = threading.Thread(target=watch)
-watcher.start()
-try:
-    result = credential_db.upgrade(**call)
-finally:
-    done.set()
-    watcher.join()
-look(directory)
-print(json.dumps([result, {name: sorted(modes) for name, modes in seen.items()}]))
-"""
 
 
 def watched(directory: Path, umask: int, **call: object) -> tuple[Any, dict[str, list[str]]]:
     """What an upgrade says, and every mode that any file in the directory had meanwhile."""
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(directory), str(umask), json.dumps(call)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    result, seen = json.loads(done.stdout)
-    return result, seen
+    gate, theirs = warm.Pipe()
+    process = warm.Process(target=_watched, args=(theirs, directory, umask, call))
+    process.start()
+    theirs.close()
+    result, seen = gate.recv()
+    process.join()
+    return result, {name: sorted(modes) for name, modes in seen.items()}
+
+
+def _watched(gate: Pipe, directory: Path, umask: int, call: dict[str, Any]) -> None:
+    """Look at the directory as fast as can be while the upgrade runs, under a umask of its own."""
+    seen: dict[str, set[str]] = {}
+    done = threading.Event()
+
+    def look(path: str) -> None:
+        for entry in os.scandir(path):
+            try:
+                found = entry.stat(follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISLNK(found):
+                name = os.path.relpath(entry.path, directory)
+                seen.setdefault(name, set()).add(f"{stat.S_IMODE(found):04o}")
+            if stat.S_ISDIR(found):
+                look(entry.path)
+
+    def watch() -> None:
+        while not done.wait(0.0002):
+            look(str(directory))
+
+    os.umask(umask)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        result = credential_db.upgrade(**call)
+    finally:
+        done.set()
+        watcher.join()
+    look(str(directory))
+    gate.send(([result.before, result.after], seen))
 
 
 def mode(path: Path) -> str:
@@ -211,15 +201,15 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
 
 # What is no file at all
 
-REFUSED = """
-import sys
-import credential_db
-for call in (credential_db.upgrade, credential_db.status):
-    try:
-        call(sys.argv[1])
-    except credential_db.NotADatabase as error:
-        print(f"{call.__name__}: {error}")
-"""
+
+def _refused(gate: Pipe, path: str) -> None:
+    said = []
+    for call in (credential_db.upgrade, credential_db.status):
+        try:
+            call(path)
+        except credential_db.NotADatabase as error:
+            said.append(f"{call.__name__}: {error}")
+    gate.send(said)
 
 
 @pytest.mark.parametrize("kind", ["directory", "FIFO", "device", "endless device", "socket"])
@@ -244,14 +234,13 @@ def test_what_is_no_regular_file_is_refused_at_once(
         path = link
     before = sorted(tmp_path.iterdir())
     # In a process of its own, for opening a FIFO would wait for ever.
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSED, str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    lines = done.stdout.splitlines()
+    gate, theirs = warm.Pipe()
+    process = warm.Process(target=_refused, args=(theirs, str(tmp_path / path)))
+    process.start()
+    theirs.close()
+    assert gate.poll(60), "it waits for something that is no file"
+    lines = gate.recv()
+    process.join()
     assert [line.partition(":")[0] for line in lines] == ["upgrade", "status"]
-    assert all(f"{path} is not a regular file" in line for line in lines)
+    assert all(f"{tmp_path / path} is not a regular file" in line for line in lines)
     assert sorted(tmp_path.iterdir()) == before

@@ -15,7 +15,7 @@ from alembic import command
 
 import credential_db
 from credential_db import scripts
-from vaults import HEAD, STAMPS, TABLES, Vault, ed25519_key, keys
+from vaults import HEAD, STAMPS, TABLES, Vault, at_head, ed25519_key, keys
 
 STAMP = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 V0, V1, V2 = (dict.fromkeys(TABLES, version) for version in range(3))
@@ -282,12 +282,13 @@ def test_purging_a_stamp_goes_by_the_tables_alone(plain_vault: Vault, version: i
 
 def test_purging_a_stamp_says_what_is_wrong_with_the_tables(plain_vault: Vault) -> None:
     credential_db.upgrade(plain_vault.path)
-    plain_vault.execute("ALTER TABLE ssh_keys ADD COLUMN extra")
+    table = at_head("{ssh_keys}")
+    plain_vault.execute(f"ALTER TABLE {table} ADD COLUMN extra")
     config = scripts.config()
     config.set_main_option("sqlalchemy.url", f"sqlite:///{plain_vault.path}")
     with pytest.raises(
         credential_db.UnrecognizedSchema,
-        match=r"going by the tables alone, where table ssh_keys .*; found extra besides, which no",
+        match=rf"going by the tables alone, where table {table} .*; found extra besides, which no",
     ):
         command.stamp(config, f"v{HEAD}", purge=True)
 

@@ -1,7 +1,14 @@
 """Real files as the historical software left them, and what an upgrade must make of them.
 
-Nothing here uses the code under test, but for the number of its version. The DDL is that of its
-day, the encodings are written out with cryptography and hashlib.
+The code under test is used for two things: the records of the versions, which test_records.py holds
+against their DDL, and to follow names beyond version 2. The encodings are written out with
+cryptography and hashlib.
+
+Tests name tables and columns as version 2 does. Where a later version has renamed or dropped one:
+
+* ``Vault.content`` goes by the names of version 2, whatever the file calls them;
+* ``at_head("SELECT {ssh_keys.comment} FROM {ssh_keys}")`` puts in the names of today;
+* ``upgrade_to_2`` stops at version 2, for tests to which the newest version does not matter.
 """
 
 import base64
@@ -11,8 +18,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import pytest
+from alembic import command
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -25,7 +35,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlcipher3 import dbapi2 as sqlcipher
 
-from credential_db import SCHEMA_VERSION, records
+import credential_db
+from credential_db import SCHEMA_VERSION, Upgrade, records, scripts
 
 HEAD = SCHEMA_VERSION
 STAMPS = (f"v{HEAD}", HEAD)  # of a current file: Alembic's, and PRAGMA user_version
@@ -44,15 +55,98 @@ def ddl(version: int, *, check: bool = True) -> dict[str, str]:
     return statements
 
 
-RENAMED = {"private_pem": "private_der", "task": "subject"}  # since a file of version 0
+BEFORE_2 = {"private_der": "private_pem", "subject": "task"}  # what a column was called once
 
 
-def _known(table: str, names: list[str]) -> Collection[str]:
-    """Of this project's tables, what version 2 and the head both have, and what it was before."""
-    if table not in TABLES:
-        return names
-    both = records.record(2).columns[table] & records.record(HEAD).columns.get(table, frozenset())
-    return [name for name in names if RENAMED.get(name, name) in both]
+@cache
+def columns_of_2(table: str) -> tuple[str, ...]:
+    """In their order."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(ddl(2)[table])
+        rows = connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+    return tuple(name for (name,) in rows)
+
+
+class TableAtHead:
+    """What a table of version 2 and its columns are called today; the test is skipped if nothing.
+
+    Args:
+        table: Its name at version 2.
+    """
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def __str__(self) -> str:
+        name, _ = names_at_head()[self._table]
+        return name or pytest.skip(f"table {self._table} is gone at version {HEAD}")
+
+    def __getattr__(self, column: str) -> str:
+        _, columns = names_at_head()[self._table]
+        if column not in columns:
+            pytest.skip(f"column {column} of table {self._table} is gone at version {HEAD}")
+        return columns[column]
+
+
+def at_head(sql: str) -> str:
+    """A statement with the names that tables and columns of version 2 have today."""
+    return sql.format_map({table: TableAtHead(table) for table in TABLES})
+
+
+@cache
+def names_at_head() -> Mapping[str, tuple[str | None, Mapping[str, str]]]:
+    """For each table of version 2 its name today, and those of the columns that are still there.
+
+    What has gone by its old name is found by its content: a row of each table is upgraded.
+    """
+    head = records.record(HEAD).columns
+    if all(set(columns_of_2(table)) <= head.get(table, set()) for table in TABLES):
+        return {table: (table, {name: name for name in columns_of_2(table)}) for table in TABLES}
+    with TemporaryDirectory() as directory:
+        vault = Vault(Path(directory) / "traced.db").create(2, content=[ed25519_key(0)])
+        vault.execute(
+            "DELETE FROM credentials WHERE provider <> 'github'",
+            "DELETE FROM proxy_tokens WHERE token IS NOT 'phantom-1'",
+            "UPDATE proxy_tokens SET credential_set = 'set of a token', provider = 'its provider'",
+            "DELETE FROM ssh_key_assignments WHERE scope <> 'scope 0'",
+        )
+        before = {table: vault.row(table) for table in TABLES}
+        credential_db.upgrade(vault.path)
+        after = {table: vault.row(table) for table in head}
+    found: dict[str, tuple[str | None, Mapping[str, str]]] = {}
+    for table, row in before.items():
+        same = [name for name, other in after.items() if name not in TABLES and _alike(row, other)]
+        name = table if table in head else next(iter(same), None)
+        found[table] = (name, {} if name is None else _columns_at_head(row, after[name]))
+    return found
+
+
+def _alike(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return len(set(row.values()) & set(other.values())) > len(row) / 2
+
+
+def _columns_at_head(row: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    new = [column for column in after if column not in row]
+    found = {}
+    for column, value in row.items():
+        names = [column] if column in after else [name for name in new if after[name] == value]
+        if names:
+            found[column] = names[0]
+    return found
+
+
+def upgrade_to_2(target: Any, *, passphrase: str | None = None) -> Upgrade:
+    """``credential_db.upgrade``, but no further than to version 2, whose names tests may use."""
+    if HEAD == 2:
+        return credential_db.upgrade(target, passphrase=passphrase)
+    config = scripts.config()
+    config.attributes["passphrase"] = passphrase
+    if isinstance(target, str | Path):
+        config.set_main_option("sqlalchemy.url", str(target).replace("%", "%%"))
+    else:
+        config.attributes["connection"] = target
+    command.upgrade(config, "v2")
+    return Upgrade(config.attributes["before"], config.attributes["after"])
 
 
 PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -234,10 +328,18 @@ class Vault:
         connection.execute("DELETE FROM sqlite_sequence WHERE name = 'ssh_keys'")
         connection.execute("INSERT INTO sqlite_sequence VALUES ('ssh_keys', 1000)")
 
+    def row(self, table: str) -> dict[str, Any]:
+        """The only row of a table, by the names of its columns; an empty table has none."""
+        with closing(self.connect()) as connection:
+            cursor = connection.execute(f'SELECT * FROM "{table}"')
+            row = cursor.fetchone() or ()
+            return dict(zip((column[0] for column in cursor.description), row, strict=False))
+
     def content(self) -> "Content":
         """Every cell of every table with its storage class, but for Alembic's own table.
 
-        Of this project's tables the columns that the old files know: others are of later versions.
+        This project's tables and columns come in the order and by the names of version 2; those
+        that are gone at the head, and those that came later, are left out.
         """
         with closing(self.connect()) as connection:
             tables = [
@@ -250,12 +352,17 @@ class Vault:
             found = {}
             for table in tables:
                 names = [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]
-                names = [name for name in names if name in _known(table, names)]
-                cells = ", ".join(f'typeof("{name}"), CAST("{name}" AS BLOB)' for name in names)
+                name, columns = _by_names_of_2(table, names)
+                if name is None:
+                    continue
+                cells = ", ".join(
+                    f"typeof({column}), CAST({column} AS BLOB)" if column else "NULL, NULL"
+                    for column in columns
+                )
                 rows = connection.execute(f'SELECT {cells} FROM "{table}"').fetchall()
                 if table == "sqlite_sequence":  # to have counted to 0 is not to have counted
                     rows = [row for row in rows if row[-1] != b"0"]
-                found[table] = sorted(rows, key=repr)
+                found[name] = sorted(rows, key=repr)
             return found
 
     def schema(self) -> list[tuple[Any, ...]]:
@@ -284,6 +391,37 @@ class Vault:
 Content = dict[str, list[tuple[Any, ...]]]
 
 
+def _by_names_of_2(table: str, names: Sequence[str]) -> tuple[str | None, list[str | None]]:
+    """What ``content`` is to call a table, and what to select; nothing for a column that is gone.
+
+    Args:
+        table: As the file calls it.
+        names: Of its columns.
+    """
+    known = names_at_head()
+    today = {name: old for old, (name, _) in known.items() if name is not None}
+    if table == "sqlite_sequence":
+        cases = " ".join(f"WHEN '{name}' THEN '{old}'" for name, old in today.items())
+        return table, [f"CASE name {cases} ELSE name END", "seq"]
+    original = table if table in TABLES else today.get(table)
+    if original is None:
+        of_later_versions = table in records.record(HEAD).columns
+        return (None if of_later_versions else table), [f'"{name}"' for name in names]
+    today_of, columns = known[original]
+    if today_of is None:
+        return None, []
+    expected = columns_of_2(original)
+    candidates = {name: {name, BEFORE_2.get(name), columns.get(name)} for name in expected}
+    cells: list[str | None] = [
+        next((f'"{name}"' for name in names if name in candidates[column]), None)
+        if column in columns
+        else None
+        for column in expected
+    ]
+    later = records.record(HEAD).columns[today_of].union(*candidates.values())
+    return original, [*cells, *(f'"{name}"' for name in names if name not in later)]
+
+
 def upgraded(content: Content, shape: int) -> Content:
     """What ``content()`` must be after an upgrade, stated without the code under test.
 
@@ -292,7 +430,7 @@ def upgraded(content: Content, shape: int) -> Content:
         shape: The version of the shape of ``ssh_keys``, which is all that decides.
     """
     after = {table: list(rows) for table, rows in content.items()}
-    for table in (*TABLES, "sqlite_sequence"):
+    for table in (*(table for table in TABLES if names_at_head()[table][0]), "sqlite_sequence"):
         after.setdefault(table, [])
     if shape == 0:
         after["ssh_keys"] = sorted((_converted(row) for row in content["ssh_keys"]), key=repr)

@@ -20,8 +20,13 @@ from alembic.config import Config  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
 
+from credential_db.schema import metadata  # noqa: E402
 from credential_db.sqlite.alembic_internals import operating  # noqa: E402
-from credential_db.sqlite.alterations import database_in_memory, shape_of  # noqa: E402
+from credential_db.sqlite.alterations import (  # noqa: E402
+    database_in_memory,
+    shape_of,
+    shape_of_metadata,
+)
 from credential_db.sqlite.shape import Shape, shape_of_script  # noqa: E402
 
 PACKAGE = ROOT / "src" / "credential_db"
@@ -86,6 +91,16 @@ def records() -> dict[Path, str]:
         if known and shape_of_script(known).definition == shape_of_script(text).definition:
             texts[path] = known
     head = shape_of_script(texts[PACKAGE / "records" / f"v{len(shapes) - 1}.sql"])
+    wanted = shape_of_metadata(metadata)
+    differences = [
+        *(f"- {line}" for line in sorted(head.definition - wanted.definition)),
+        *(f"+ {line}" for line in sorted(wanted.definition - head.definition)),
+    ]
+    if differences:
+        raise Refusal(
+            f"the revisions make something else than schema.py says: {'; '.join(differences)}. "
+            "Adapt the newest revision, or write the next: alembic revision --autogenerate"
+        )
     ordered = {table: columns(head, table) for table in head.statements}
     texts[PACKAGE / "head.py"] = HEAD.format(
         version=len(shapes) - 1, columns=literal(ordered), statements=literal(head.statements)

@@ -30,6 +30,7 @@ def upgrade() -> None:
         private_pem=Conversion(to_pkcs8, ("private_pem", "key_type", "public_blob")),
         fingerprint=Conversion(sha256_fingerprint, ("public_blob",)),
         called="SSH keys",
+        key="id",
         double=ONE_KEY_A_ROW,
         error=KeyConversionError,
     )
@@ -45,6 +46,7 @@ def downgrade() -> None:
         private_der=Conversion(to_openssh, ("private_der", "key_type", "public_blob")),
         fingerprint=Conversion(hex_fingerprint, ("public_blob",)),
         called="SSH keys",
+        key="id",
         double=ONE_KEY_A_ROW,
         error=KeyConversionError,
     )

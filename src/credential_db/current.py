@@ -9,7 +9,7 @@ from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, is_locked
 from credential_db.sqlite.lending import borrowed, plain_rows
 from credential_db.sqlite.opening import file_uri
-from credential_db.sqlite.scrub import is_marked
+from credential_db.sqlite.scrub import is_waiting
 from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
 from credential_db.sqlite.transaction import write_transaction
 
@@ -54,7 +54,7 @@ def is_current(connection: DBAPIConnection) -> bool:
         raise
     # The first statement is not finished, so both read one state of the file, under one lock.
     version = number.execute("PRAGMA main.user_version").fetchone()[0]
-    scrubbed = version == SCHEMA_VERSION and not is_marked(connection)
+    scrubbed = version == SCHEMA_VERSION and not is_waiting(connection)
     return bool(scrubbed and stamps.fetchall() == [(1,)])
 
 

@@ -10,11 +10,9 @@ from credential_db.head import SCHEMA_VERSION
 from credential_db.sqlite.backup import checked_backup_path, refuse_memory
 from credential_db.sqlite.cipher import Cipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_locked
-from credential_db.sqlite.failures import clean
-from credential_db.sqlite.files import lock_holders
 from credential_db.sqlite.lending import busy_timeout, checked_timeout, plain_rows
 from credential_db.sqlite.opening import TIMEOUT
-from credential_db.sqlite.target import Target
+from credential_db.sqlite.target import Target, failure_of
 from credential_db.sqlite.transaction import read_transaction
 
 if TYPE_CHECKING:
@@ -126,10 +124,8 @@ def upgrade(
                 return _CURRENT  # another process was faster
             return _upgrade(opened, connection, backup, dry_run, repair)
     except BaseException as error:
-        failure = _clean(error, opened, target)
-    if opened is not None:
-        opened.forget()
-    passphrase = opened = None  # a traceback may show the locals of this frame
+        failure = failure_of(error, opened, target)
+    del target, passphrase, backup, opened  # a traceback shows the locals of this frame
     raise failure
 
 
@@ -145,14 +141,6 @@ def _is_current(target: "AnyTarget", passphrase: str | bytes | None, timeout: fl
         if not is_locked(error):
             raise
         return False
-
-
-def _clean(error: BaseException, opened: Target | None, target: object) -> BaseException:
-    if opened is not None:
-        return opened.clean(error)
-    named = fsdecode(target) if isinstance(target, str | PathLike) else ""
-    name = named if named and "://" not in named else "the database"
-    return clean(error, name, lock_holders(name))
 
 
 def _upgrade(
@@ -221,10 +209,8 @@ def status(
         ):
             return _look(connection)
     except BaseException as error:
-        failure = _clean(error, opened, target)
-    if opened is not None:
-        opened.forget()
-    passphrase = opened = None
+        failure = failure_of(error, opened, target)
+    del target, passphrase, opened
     raise failure
 
 

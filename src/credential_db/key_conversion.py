@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from credential_db.openssh import load_openssh
+from credential_db.openssh import DAMAGE, blob, load_openssh
 from credential_db.sqlite.row_conversion import BadRow
 
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey
@@ -66,11 +66,11 @@ def hex_fingerprint(public_blob: bytes) -> str:
 
 
 def _load_pkcs8(der: object) -> object:
-    if not isinstance(der, bytes):
-        raise BadRow("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
     try:
-        return load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
-    except Exception:
+        return load_der_private_key(
+            blob(der, "private key"), None, unsafe_skip_rsa_key_validation=True
+        )
+    except DAMAGE:
         raise BadRow("holds no unencrypted private key in PKCS#8 DER") from None
 
 
@@ -80,9 +80,7 @@ def _proven(key: object, key_type: object, public_blob: object) -> PrivateKey:
     private_key, derive = _KEY_TYPES[key_type]
     if not isinstance(key, private_key):
         raise BadRow(f"holds a private key that is not of its key_type, {key_type}")
-    if not isinstance(public_blob, bytes):
-        raise BadRow("holds its public_blob as TEXT, not BLOB (CAST it AS BLOB)")
-    if derive(key) != public_blob:
+    if derive(key) != blob(public_blob, "public_blob"):
         raise BadRow("holds a private key that does not belong to its public_blob")
     return key
 

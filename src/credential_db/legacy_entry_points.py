@@ -7,7 +7,7 @@ from credential_db.head import DDL, SCHEMA_VERSION
 from credential_db.interface import upgrade
 from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.lending import borrowed, busy_timeout
-from credential_db.sqlite.target import Target
+from credential_db.sqlite.target import Target, failure_of
 from credential_db.sqlite.transaction import write_transaction
 
 _LAST_LEGACY_VERSION = 2
@@ -23,7 +23,9 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
     Raises:
         CredentialDBError: As ``upgrade``.
     """
+    opened = None
     try:
+        opened = Target(conn)
         _commit(conn)
         if not _missing(conn):
             return
@@ -40,7 +42,8 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
                     conn.execute(statement)
         return
     except BaseException as error:
-        failure = Target(conn).clean(error)
+        failure = failure_of(error, opened, conn)
+    del conn, opened  # a traceback shows the locals of this frame
     raise failure
 
 
@@ -54,14 +57,17 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
     Raises:
         CredentialDBError: As ``upgrade``.
     """
+    opened = None
     try:
+        opened = Target(conn)
         if _rows(conn, "PRAGMA main.user_version")[0][0] >= SCHEMA_VERSION:
             return
         _end_transaction(conn)
         upgrade(conn, timeout=busy_timeout(conn) / 1000)
         return
     except BaseException as error:
-        failure = Target(conn).clean(error)
+        failure = failure_of(error, opened, conn)
+    del conn, opened  # a traceback shows the locals of this frame
     raise failure
 
 

@@ -21,7 +21,6 @@ from credential_db.sqlite.backup import back_up, refuse_memory
 from credential_db.sqlite.driver import DBAPIConnection, main_file
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.files import guard_before_change
-from credential_db.sqlite.row_conversion import triggers_suspended
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
     drop_empty_stamp,
@@ -29,6 +28,7 @@ from credential_db.sqlite.stamps import (
     write_stamps,
 )
 from credential_db.sqlite.survival import Survivors
+from credential_db.sqlite.table_copy import triggers_suspended
 from credential_db.sqlite.transaction import Transaction, write_transaction
 
 logger = logging.getLogger("credential_db")
@@ -172,9 +172,9 @@ class Migration:
                 tables = shim.records_of_tables(connection, self._after)
                 self._repaired = adoption.make_exact(connection, tables)
             if self._adopted:
-                scrub.mark(connection)
+                scrub.mark(connection, records.tables_ever())
         self._survivors.check(record.definition if record else ())
-        self._to_scrub = scrub.is_marked(connection)
+        self._to_scrub = scrub.is_due(connection)
         if self._to_scrub:
             scrub.refuse_damage(connection)
 

@@ -6,10 +6,15 @@ https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.key
 import binascii
 import re
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from credential_db.sqlite.row_conversion import BadRow
+
+# What cryptography's loaders raise for damage of one kind or another. Whatever else comes out of
+# them, a host's alarm or a want of memory, says nothing about the key.
+DAMAGE = (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm, InternalError)
 
 # cryptography would take the first of several blocks, and skip what stands around it.
 _ONE_PEM_BLOCK = re.compile(
@@ -32,14 +37,26 @@ _BEFORE_SIZE = 98  # bytes, the size among them
 _PADDING = bytes(range(1, 8))  # to a multiple of 8
 
 
+def blob(cell: object, what: str) -> bytes:
+    """A cell that has to be a BLOB; SQLite takes anything.
+
+    Raises:
+        BadRow: It is not.
+    """
+    if isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, str):
+        raise BadRow(f"holds its {what} as TEXT, not BLOB (CAST it AS BLOB)")
+    raise BadRow(f"holds {'no' if cell is None else 'a number as its'} {what}")
+
+
 def load_openssh(pem: object) -> object:
     """Load the private key of one PEM block, its RSA numbers unchecked.
 
     Raises:
         BadRow: It is not exactly one whole and unencrypted key.
     """
-    if not isinstance(pem, bytes):
-        raise BadRow("holds its private key as TEXT, not BLOB (CAST it AS BLOB)")
+    pem = blob(pem, "private key")
     block = _ONE_PEM_BLOCK.fullmatch(pem)
     if block is None:
         if pem.count(b"-----BEGIN OPENSSH PRIVATE KEY-----") > 1:
@@ -61,7 +78,7 @@ def load_openssh(pem: object) -> object:
         if seed is not None:
             return Ed25519PrivateKey.from_private_bytes(seed)
         return load_ssh_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
-    except Exception:  # the loader raises as many kinds of error as there are kinds of damage
+    except DAMAGE:
         raise BadRow("holds a private key that is cut off or corrupt") from None
 
 

@@ -15,7 +15,7 @@ from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.event.base import Events
 from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 
@@ -107,7 +107,9 @@ def failure_of_command(error: BaseException, target: "Target | None") -> BaseExc
     """
     if isinstance(error, CommandError):
         return bare(error)  # it names revisions and files
-    failure = target.clean(error) if target else clean(error, "the database")
+    failure = clean(error, "the database") if target is None else target.clean(error)
+    if target is not None:
+        target.forget()  # the traceback of the new error will show it
     config = _current().config
     by_alembic = config.cmd_opts is not None and not config.attributes.get("errors_are_typed")
     if by_alembic and isinstance(failure, CredentialDBError):
@@ -139,8 +141,9 @@ class _NoEvents(Events[UnobservedPool]):
     def close_detached(self, *_: object) -> None: ...
 
 
-def unobserved(engine: Engine) -> Engine:
-    """The same engine, telling nobody what it does."""
+def unobserved_engine(url: str | URL, **options: Any) -> Engine:
+    """An engine of one connection, telling nobody what it does."""
+    engine = create_engine(url, poolclass=UnobservedPool, **options)
     engine._has_events = False
     engine.dialect._has_events = False
     return engine

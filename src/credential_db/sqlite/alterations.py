@@ -7,12 +7,12 @@ from typing import Any
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 from alembic.util import CommandError
-from sqlalchemy import Column, Connection, Index, MetaData, Table, create_engine
+from sqlalchemy import Column, Connection, Index, MetaData, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
-from credential_db.sqlite.alembic_internals import driver_connection_of
+from credential_db.sqlite.alembic_internals import driver_connection_of, unobserved_engine
 from credential_db.sqlite.driver import quoted
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape, is_autoincrement, read_shape, table_sql
@@ -38,7 +38,7 @@ class InPlace(ops.ModifyTableOps):
 @contextlib.contextmanager
 def database_in_memory(script: str = "") -> Iterator[Connection]:
     """An empty database to try things on, or one that a script of SQL has made."""
-    engine = create_engine("sqlite://")
+    engine = unobserved_engine("sqlite://")
     try:
         with engine.connect() as connection:
             driver_connection_of(connection.connection).executescript(script)
@@ -73,7 +73,7 @@ def reflect(connection: Connection, name: str) -> Table:
         name,
         MetaData(),
         autoload_with=connection,
-        resolve_fks=False,
+        resolve_fks=True,
         listeners=[
             ("column_reflect", MigrationContext.configure(connection).impl.autogen_column_reflect)
         ],

@@ -71,10 +71,12 @@ def quoted(name: str) -> str:
 
 def main_file(connection: DBAPIConnection) -> str:
     """The absolute path of the main database, empty for one in memory."""
-    for _, name, file in connection.execute("PRAGMA database_list").fetchall():
-        if name == "main":
-            return str(file or "")
-    return ""  # pragma: no cover - SQLite always lists main
+    return next((file for _, name, file in databases(connection) if name == "main"), None) or ""
+
+
+def databases(connection: DBAPIConnection) -> list[tuple[int, str, str | None]]:
+    """Number, name and file of ``main``, ``temp`` and whatever is attached."""
+    return connection.execute("PRAGMA database_list").fetchall()
 
 
 def is_driver_error(error: BaseException) -> bool:
@@ -83,6 +85,11 @@ def is_driver_error(error: BaseException) -> bool:
         base.__name__ == "Error" and base.__module__.rpartition(".")[2] in ("sqlite3", "dbapi2")
         for base in type(error).__mro__
     ) and not isinstance(error, CredentialDBError)
+
+
+def is_drivers_own(error: BaseException) -> bool:
+    """Whether its class is one of the driver's, not one that a host has made from it."""
+    return is_driver_error(error) and type(error).__module__.endswith(("sqlite3", "dbapi2"))
 
 
 def is_locked(error: BaseException) -> bool:

@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import URL, Connection
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.engine import URL
 
-from credential_db.sqlite.alembic_internals import UnobservedPool, unobserved
+from credential_db.sqlite.alembic_internals import unobserved_engine
 from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
 
 
@@ -40,13 +39,12 @@ def sqlalchemy_connection(connection: DBAPIConnection) -> Iterator[Connection]:
 
     What the host program listens to, on all of SQLAlchemy's engines, is not told of this one.
     """
-    engine = create_engine(
+    engine = unobserved_engine(
         URL.create("sqlite+borrowed", database=main_file(connection)),
         module=driver(connection),
         creator=lambda: connection,
-        poolclass=UnobservedPool,
         pool_reset_on_return=None,
         hide_parameters=True,
     )
-    with unobserved(engine).connect() as wrapper, wrapper.begin():
+    with engine.connect() as wrapper, wrapper.begin():
         yield wrapper

@@ -11,7 +11,7 @@ import os
 import re
 from typing import NamedTuple
 
-from credential_db.sqlite.driver import is_driver_error
+from credential_db.sqlite.driver import is_driver_error, is_drivers_own
 from credential_db.sqlite.errors import (
     CredentialDBError,
     DatabaseBusy,
@@ -20,16 +20,19 @@ from credential_db.sqlite.errors import (
     UnrecognizedSchema,
 )
 
-# Their text names code, never data.
+# Of these, and of no class made from them, the text names code, never data.
 _PROGRAMMING_ERRORS = (
     AttributeError,
+    DeprecationWarning,
     ImportError,
+    ModuleNotFoundError,
     NameError,
     NotImplementedError,
     RecursionError,
     SyntaxError,
-    Warning,
+    UnboundLocalError,
 )
+_OF_ALEMBIC = ("alembic.util.exc", "alembic.script.revision")  # they name revisions and files
 
 
 class _Meaning(NamedTuple):
@@ -116,16 +119,24 @@ _MEANINGS = (
     ),
 )
 
-# Text of SQLite's that names objects of the schema and nothing else. A trigger's RAISE, an
-# extension or a function of the host's may say anything.
+# Text of SQLite's, or of its Python module, that names objects of the schema and nothing else. A
+# trigger's RAISE, an extension, or a function or class of the host's may say anything.
 _NAMES_OBJECTS = re.compile(
     r"error in (view|trigger|index|table) .+"
-    r"|(UNIQUE|NOT NULL|CHECK) constraint failed: .+|FOREIGN KEY constraint failed"
     r"|no such (table|column|function|module|index|view|trigger|collation sequence|savepoint): .+"
-    r"|(table|index|view|trigger|there is already an? \w+ named|there is already another table or"
-    r" index with this name:?) .+( already exists)?|duplicate column name: .+"
-    r"|foreign key mismatch - .+|cannot .+|unable to use function .+"
-    r"|user-defined function raised exception|too many .+|sub-select returns .+|near \".+\": .+"
+    r"|(table|index|view|trigger) \S+ (already exists|may not be \w+|has .+)"
+    r"|there is already (an? \w+ named|another table or index with this name:?) .+"
+    r"|duplicate column name: .+|foreign key mismatch - .+|unable to use function .+"
+    r"|cannot (VACUUM|add|commit|drop|modify|rollback|start) .+"
+    r"|cannot store \w+ value in \w+ column .+"
+    r"|user-defined function raised exception|too many .+|sub-select returns .+"
+    r"|near \".+\": syntax error"
+    r"|Cannot operate on a closed database\."
+    r"|SQLite objects created in a thread can only be used in that same thread\..+"
+)
+_NAMES_CONSTRAINT = re.compile(
+    r"(UNIQUE|NOT NULL|CHECK) constraint failed: .+|FOREIGN KEY constraint failed"
+    r"|cannot store \w+ value in \w+ column .+"
 )
 _MAY_SAY_ANYTHING = ("SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_FUNCTION")
 
@@ -145,7 +156,7 @@ def clean(error: BaseException, database: str, holders: str = "", extra: str = "
     """
     if isinstance(error, CredentialDBError) or not isinstance(error, Exception):
         return bare(error)
-    original = getattr(error, "orig", error)
+    original = vars(error).get("orig", error)  # which SQLAlchemy has wrapped
     if isinstance(original, BaseException) and is_driver_error(original):
         return _of_driver(original, database, holders, extra)
     return _of_python(error, database)
@@ -164,16 +175,17 @@ def _of_python(error: Exception, database: str) -> CredentialDBError:
             "on: rename or drop it, then run again; nothing was changed"
         )
     if isinstance(error, OSError):
-        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        number = error.errno if isinstance(error.errno, int) else 0
+        reason = os.strerror(number) if number else type(error).__name__
         message = f"{reason}: {error.filename or database}"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             return ReadOnlyDatabase(
                 f"{message}; run again as a user who may write to the file and to its directory"
             )
         return CredentialDBError(message)
-    if type(error).__module__.startswith("alembic."):
-        return CredentialDBError(_one_line(str(error)))  # it names revisions and files
-    detail = f": {error}" if isinstance(error, _PROGRAMMING_ERRORS) else ""
+    if type(error).__module__ in _OF_ALEMBIC:
+        return CredentialDBError(_one_line(str(error)))
+    detail = f": {error}" if type(error) in _PROGRAMMING_ERRORS else ""
     return CredentialDBError(
         f"{type(error).__name__} at {_place(error)} while working on {database}"
         f"{_one_line(detail)}; nothing was changed"
@@ -193,13 +205,14 @@ def _of_driver(error: BaseException, database: str, holders: str, extra: str) ->
                     database=database, name=name or meaning.name, holders=holders, extra=extra
                 )
             )
-    if message.startswith("error in "):  # "error in view v: no such table: main.gone"
+    known = known_text(error)
+    if known.startswith("error in "):  # "error in view v: no such table: main.gone"
         return UnrecognizedSchema(
-            f"SQLite refuses to alter a table of {database}: {message}; repair or drop that "
-            "object, then run again"
+            f"SQLite refuses to alter a table of {database}: {known}; repair or drop that object, "
+            "then run again"
         )
     return CredentialDBError(
-        f"SQLite refused a statement on {database}: {known_text(error)}; nothing was changed"
+        f"SQLite refused a statement on {database}: {known}; nothing was changed"
     )
 
 
@@ -207,11 +220,8 @@ def known_text(error: BaseException) -> str:
     """What an error says, if that is known to hold no data; else what kind of error it is."""
     name = str(getattr(error, "sqlite_errorname", ""))
     message = _one_line(str(error))
-    if (
-        is_driver_error(error)
-        and name not in _MAY_SAY_ANYTHING
-        and (_NAMES_OBJECTS.fullmatch(message))
-    ):
+    known = _NAMES_CONSTRAINT if name.startswith("SQLITE_CONSTRAINT") else _NAMES_OBJECTS
+    if is_drivers_own(error) and name not in _MAY_SAY_ANYTHING and known.fullmatch(message):
         return message
     return name or type(error).__name__
 

@@ -21,6 +21,7 @@ _PRAGMAS: dict[str, str | int] = {
     "legacy_alter_table": 0,
     "ignore_check_constraints": 0,
     "count_changes": 0,
+    "writable_schema": 0,  # which lets pass what ALTER TABLE would break
     "main.secure_delete": 1,  # overwrite old keys with zeros; the default differs between builds
     "main.journal_size_limit": 0,  # else journal_mode=PERSIST keeps old keys in the journal
     "main.synchronous": 2,

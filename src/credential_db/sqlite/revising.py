@@ -44,6 +44,10 @@ class CopyTable(MigrateOperation):
         self.table = table
         self.values = dict(values or {})
 
+    def to_diff_tuple(self) -> tuple[str, ...]:
+        """What ``alembic check`` prints."""
+        return ("copy_table", self.table.name)
+
     @classmethod
     def copy_table(
         cls,
@@ -96,6 +100,7 @@ def convert_rows(
     table: str,
     *,
     error: Callable[[list[tuple[int, str]]], Exception],
+    key: str = "rowid",
     double: Double | None = None,
     called: str = "",
     **conversions: Conversion,
@@ -108,6 +113,7 @@ def convert_rows(
         table: Whose rows.
         error: Makes the error that is raised of all bad rows, each with its id and the reason that
             its ``BadRow`` gave.
+        key: The column by which people know a row.
         double: Where a written column but the first is UNIQUE: what it is made of.
         called: What to call the rows in a log line.
         conversions: For each column to write, a function and the columns that it is called with.
@@ -125,9 +131,9 @@ def convert_rows(
         )
     connection, called = _driver_connection(), called or f"rows of {table}"
     total = row_conversion.convert_rows(
-        connection, table, conversions, error=error, double=double, called=called
+        connection, table, conversions, error=error, key=key, double=double, called=called
     )
-    scrub.mark(connection)
+    scrub.mark(connection, [table])
     if total:
         logger.info("%d %s converted, each proven before it was written", total, called)
 

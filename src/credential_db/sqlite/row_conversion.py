@@ -1,22 +1,20 @@
 """Convert the rows of a table one by one, each exactly once, and report every bad one."""
 
 import contextlib
-import logging
-import time
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
-from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.failures import bare
-from credential_db.sqlite.shape import column_names, objects
-from credential_db.sqlite.table_copy import create_again
-
-logger = logging.getLogger(__name__)
+from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
+from credential_db.sqlite.failures import bare, known_text
+from credential_db.sqlite.progress import Progress
+from credential_db.sqlite.shape import definition_of
+from credential_db.sqlite.table_copy import triggers_suspended
 
 _BATCH = 256  # row ids held in memory at a time
-_PROGRESS_EVERY = 5.0  # seconds
 _FUNCTION = "_convert_cell"
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as ``plain_rows`` hands it over
 
 
 class BadRow(Exception):
@@ -75,10 +73,13 @@ class _Rows:
         connection: DBAPIConnection,
         table: str,
         conversions: Mapping[str, Conversion],
+        *,
+        key: str,
         double: Double | None,
         called: str,
     ) -> None:
         self._connection = connection
+        self._key = quoted(key)
         self._table = f"main.{quoted(table)}"
         self._columns = list(conversions)
         self._double = double
@@ -93,11 +94,13 @@ class _Rows:
         )
         # OR ABORT takes the place of an ON CONFLICT clause that would drop a row, or end it all.
         self._update = f"UPDATE OR ABORT {self._table} SET {', '.join(cells)} WHERE rowid = ?"
-        self.problems: dict[int, str] = {}
+        arguments = {name: None for each in conversions.values() for name in each.arguments}
+        self._cells = f"SELECT +{', +'.join(map(quoted, arguments))} FROM {self._table}"
+        self._problems: dict[int, str] = {}
 
     def convert_all(self) -> int:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
-        progress = _Progress(self._called, total)
+        progress = Progress(self._called, total)
         for arity in self._arities:
             self._connection.create_function(_FUNCTION, arity, self._function)
         try:
@@ -126,7 +129,8 @@ class _Rows:
             batch = self._connection.execute(select.format(">"), batch[-1]).fetchall()
 
     def _convert(self, row: int) -> None:
-        if not self._written(row) and self._function.problem is None:
+        refused = self._write(row)
+        if refused and self._function.problem is None:
             # A UNIQUE column of another row has this one's new value: by mistake, if that row's own
             # turn is still to come.
             if not self._uniques_freed:
@@ -137,13 +141,14 @@ class _Rows:
                 self._connection.execute(
                     f"UPDATE OR ABORT {self._table} SET {placeholders} WHERE rowid > ?", (row,)
                 )
-            if not self._written(row) and self._function.problem is None:
-                self._function.problem = self._same_as_another(row)
+            refused = self._write(row)
+            if refused and self._function.problem is None:
+                self._function.problem = self._same_as_another(row, refused)
         if self._function.problem is not None:
-            self.problems.setdefault(row, self._function.problem)
+            self._problems.setdefault(row, self._function.problem)
 
-    def _written(self, row: int) -> bool:
-        """Write one row; False where it was refused, for a reason that may be known by then."""
+    def _write(self, row: int) -> Exception | None:
+        """Write one row, or say why it was refused; what is wrong with it may be known by then."""
         self._function.forget()
         refused: Exception | None = None
         count = 1
@@ -158,55 +163,52 @@ class _Rows:
                 f"row {row} of {self._table} was written {count} times: nothing was changed"
             )
         if refused is None:
-            return True
-        if not self._function.called:
+            return None
+        if not self._function.called and self._is_not_utf8(row):
             self._function.problem = "holds text that is not UTF-8"
         constraint = isinstance(refused, driver(self._connection).IntegrityError)
         if not self._connection.in_transaction or not (self._function.problem or constraint):
             raise refused
-        return False
+        return refused
 
-    def _same_as_another(self, row: int) -> str:
-        assert self._double is not None, "no column of this table is UNIQUE, so none was refused"
-        column = quoted(self._double.column)
+    def _is_not_utf8(self, row: int) -> bool:
+        """Else it was an interrupt, which sqlite3 swallows in the moment of the call."""
+        (cells,) = self._connection.execute(f"{self._cells} WHERE rowid = ?", (row,)).fetchall()
+        return any(isinstance(cell, str) and _NOT_UTF8.search(cell) for cell in cells)
+
+    def _same_as_another(self, row: int, refused: Exception) -> str:
+        column = quoted(self._double.column) if self._double else "NULL"
         found = self._connection.execute(
-            f"SELECT +rowid FROM {self._table} WHERE rowid <> ?1 AND {column} IS"
+            f"SELECT +rowid FROM {self._table} WHERE rowid <> ?1 AND {column} ="
             f" (SELECT {column} FROM {self._table} WHERE rowid = ?1) ORDER BY rowid LIMIT 1",
             (row,),
         ).fetchone()
-        if found is None:
+        if found is None or self._double is None:
             raise CredentialDBError(
-                f"row {row} of {self._table} cannot be written: another row has the same in a "
-                "UNIQUE column; nothing was changed"
+                f"row {row} of {self._table} cannot be written "
+                f"({known_text(refused)}); nothing was changed"
             )
         (other,) = found
-        self.problems.setdefault(other, f"{self._double.reason} {row}")
-        return f"{self._double.reason} {other}"
+        self._problems.setdefault(other, f"{self._double.reason} {self._name(row)}")
+        return f"{self._double.reason} {self._name(other)}"
 
+    def _id(self, row: int) -> int:
+        (found,) = self._connection.execute(
+            f"SELECT +{self._key} FROM {self._table} WHERE rowid = ?", (row,)
+        ).fetchone()
+        return found if isinstance(found, int) else row
 
-class _Progress:
-    """A line now and then, while there is much to do."""
+    def _name(self, row: int) -> str:
+        found = self._id(row)
+        return f"{found}" if found == row else f"{found}, rowid {row}"
 
-    def __init__(self, called: str, total: int) -> None:
-        self.done = 0
-        self._called = called
-        self._total = total
-        self._begun = time.monotonic()
-        self._next_line = self._begun + _PROGRESS_EVERY
-
-    def one_more(self) -> None:
-        self.done += 1
-        now = time.monotonic() if self.done % _BATCH == 0 else 0.0
-        if now >= self._next_line:
-            self._next_line = now + _PROGRESS_EVERY
-            left = (now - self._begun) / self.done * (self._total - self.done)
-            logger.info(
-                "%d of %d %s converted, about %.0f s left",
-                self.done,
-                self._total,
-                self._called,
-                left,
-            )
+    def named_problems(self) -> list[tuple[int, str]]:
+        """By the ids that people know, with the rowids where these are something else."""
+        rows = sorted((self._id(row), row) for row in self._problems)
+        return [
+            (named, self._problems[row] + ("" if named == row else f" (its rowid is {row})"))
+            for named, row in rows
+        ]
 
 
 def convert_rows(
@@ -216,6 +218,7 @@ def convert_rows(
     *,
     error: Callable[[list[tuple[int, str]]], Exception],
     called: str,
+    key: str = "rowid",
     double: Double | None = None,
 ) -> int:
     """Rewrite columns of every row of a table. The user's triggers do not fire meanwhile.
@@ -226,6 +229,7 @@ def convert_rows(
         conversions: What each column to be written is to hold, made of the row as it was.
         error: Makes the error that is raised of all bad rows, each with its id and the reason.
         called: What to call the rows in a log line.
+        key: The column by which people know a row.
         double: Where a written column but the first is UNIQUE: what it is made of.
 
     Returns:
@@ -233,36 +237,17 @@ def convert_rows(
 
     Raises:
         CredentialDBError: A row was not written exactly once.
+        UnrecognizedSchema: The table has no rowids.
     """
-    rows = _Rows(connection, table, conversions, double, called)
+    if f"{table}: WITHOUT ROWID" in definition_of(connection, [table], ()):
+        raise UnrecognizedSchema(
+            f"table {table} is WITHOUT ROWID, which no version was: move its rows into a table "
+            "with the definition of record, then run again; nothing was changed"
+        )
+    rows = _Rows(connection, table, conversions, key=key, double=double, called=called)
     with triggers_suspended(connection, table):
         total = rows.convert_all()
-        _forget_samples(connection, table)
-    if rows.problems:
-        raise error(sorted(rows.problems.items()))
+    problems = rows.named_problems()
+    if problems:
+        raise error(problems)
     return total
-
-
-def _forget_samples(connection: DBAPIConnection, table: str) -> None:
-    """ANALYZE may keep cells: https://www.sqlite.org/fileformat2.html#stat4tab."""
-    if column_names(connection, "sqlite_stat4"):
-        connection.execute("DELETE FROM main.sqlite_stat4 WHERE tbl = ? COLLATE NOCASE", (table,))
-
-
-@contextlib.contextmanager
-def triggers_suspended(connection: DBAPIConnection, table: str) -> Iterator[None]:
-    """Keep the user's triggers from firing while the rows of a table are rewritten.
-
-    They are for the user's own changes. An audit trigger, say, would copy old keys elsewhere.
-    """
-    triggers = [
-        entry
-        for schema in ("main", "temp")
-        for entry in objects(connection, schema)
-        if entry.type == "trigger" and entry.table.lower() == table.lower()
-    ]
-    for trigger in triggers:
-        connection.execute(f"DROP TRIGGER {trigger.full_name}")
-    yield
-    for trigger in triggers:
-        create_again(connection, trigger)

@@ -5,12 +5,14 @@ file's header, which older programs do not look at, and which costs next to noth
 """
 
 import logging
+import os
+from collections.abc import Iterable
 
 from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
 from credential_db.sqlite.errors import NotADatabase
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.lending import plain_rows, waiting
-from credential_db.sqlite.shape import objects
+from credential_db.sqlite.shape import column_names, objects
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +28,32 @@ def is_marked(connection: DBAPIConnection) -> bool:
     return _application_id(connection) == _MARK
 
 
-def mark(connection: DBAPIConnection) -> None:
-    """Say so, in the transaction that replaces them, in a file that has no number of its user's."""
+def is_waiting(connection: DBAPIConnection) -> bool:
+    """Whether they may, and this connection could do something about it."""
+    if not is_marked(connection):
+        return False
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    (file,) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    (read_only,) = cursor.execute("PRAGMA query_only").fetchone()
+    return not read_only and all(os.access(path, os.W_OK) for path in (file, os.path.dirname(file)))
+
+
+def is_due(connection: DBAPIConnection) -> bool:
+    """Whether to scrub after this commit: always, where a number of the user's takes no mark."""
+    return _application_id(connection) != _NO_MARK
+
+
+def mark(connection: DBAPIConnection, tables: Iterable[str]) -> None:
+    """Say so in the transaction that replaces them, and forget what ANALYZE has kept of them.
+
+    https://www.sqlite.org/fileformat2.html#stat4tab
+    """
     if _application_id(connection) == _NO_MARK:
         connection.execute(f"PRAGMA main.application_id = {_MARK}")
+    for samples in ("sqlite_stat3", "sqlite_stat4"):
+        for table in tables if column_names(connection, samples) else ():
+            connection.execute(f"DELETE FROM main.{samples} WHERE tbl = ? COLLATE NOCASE", (table,))
 
 
 def _application_id(connection: DBAPIConnection) -> int:
@@ -46,11 +70,13 @@ def refuse_damage(connection: DBAPIConnection) -> None:
     Raises:
         NotADatabase: SQLite finds it malformed: https://www.sqlite.org/pragma.html#pragma_quick_check.
     """
-    no_damage = ("ok", "NULL value in ", "CHECK constraint failed in ", "non-")
+    no_damage = ("ok", "CHECK constraint failed in ", "non-")
     damaged = False
     try:
         found = connection.execute("PRAGMA main.quick_check").fetchall()
-        damaged = any(not str(row).startswith(no_damage) for (row,) in found)
+        damaged = any(
+            not str(row).startswith(no_damage) and " value in " not in row for (row,) in found
+        )
     except Exception as error:
         if not is_driver_error(error):
             raise

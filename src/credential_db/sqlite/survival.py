@@ -12,11 +12,20 @@ from collections.abc import Collection, Container
 from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
+from credential_db.sqlite.references import References
 from credential_db.sqlite.shape import SchemaObject, column_names, definition_of, objects
 from credential_db.sqlite.stamps import STAMP_TABLE
 
 logger = logging.getLogger(__name__)
 
+# What SQLite does not notice, of the user's objects that name a table with other columns now:
+_WARNINGS = {
+    r"\bNATURAL\b": "joins tables by whichever columns have the same name (NATURAL JOIN), and this "
+    "upgrade renames columns: see whether it still says what it should",
+    r"\bVIRTUAL\b.*\bcontent\b": "indexes a table whose rows this upgrade rewrites: run its "
+    "'rebuild' command (https://www.sqlite.org/fts5.html#the_rebuild_command)",
+}
+_ANY = re.IGNORECASE | re.DOTALL
 _MISTAKE = "Nothing was changed; this is a mistake in the revision"
 
 
@@ -37,17 +46,12 @@ class Survivors:
         self._tables = frozenset(tables)
         self._indexes = indexes
         self._rows = self._count_rows()
-        self._orphans = _orphans(connection)
-        for reference, count in self._orphans.items():
-            logger.warning(
-                "%d rows of %s point nowhere. They did before this upgrade, and stay as they are",
-                count,
-                reference,
-            )
+        self._references = References(connection, self._tables)
         self._objects = self._of_the_user()
         self._broken = self._does_not_compile()
         self._unreadable = self._unreadable_virtual_tables()
         self._defined = self._definition()
+        self._columns = {table.lower(): column_names(connection, table) for table in tables}
 
     def _count_rows(self) -> dict[str, int]:
         return {
@@ -180,24 +184,24 @@ class Survivors:
                 f"after the upgrade a view or trigger would not work any more: {broken}; drop or "
                 "adapt it, then run again; nothing was changed"
             )
-        self._check_references()
+        self._references.check()
+        self._check_triggers()
         self._check_virtual_tables()
 
-    def _check_references(self) -> None:
-        new = _orphans(self._connection) - self._orphans
-        if not new:
-            return
-        rows = "; ".join(f"{count} rows of {reference}" for reference, count in new.items())
-        foreign = any(reference.split(" ")[0].lower() not in self._tables for reference in new)
-        raise CredentialDBError(
-            f"{rows} would point nowhere. Nothing was changed; "
-            + (
-                "this upgrade changes what they refer to: take that foreign key away, upgrade, and "
-                "make it anew with the new values"
-                if foreign
-                else "this is a mistake in the revision"
-            )
-        )
+    def _check_triggers(self) -> None:
+        """SQLite takes a trigger on an update of a column that does not exist."""
+        for (_, kind, name), entry in self._objects.items():
+            of = re.match(r"CREATE TRIGGER .*?\bUPDATE\s+OF\s(.*?)\sON\s", entry.sql or "", _ANY)
+            if kind == "trigger" and of:
+                columns = self._columns.get(entry.table.lower(), frozenset())
+                gone = columns - column_names(self._connection, entry.table)
+                gone &= set(re.findall(r"\w+", of[1].lower()))
+                if gone:
+                    raise UnrecognizedSchema(
+                        f"trigger {name} on table {entry.table} would never fire again for "
+                        f"{', '.join(sorted(gone))}: drop or adapt it, then run again; nothing was "
+                        "changed"
+                    )
 
     def _check_virtual_tables(self) -> None:
         broken = sorted(self._unreadable_virtual_tables() - self._unreadable)
@@ -206,36 +210,11 @@ class Survivors:
                 f"the virtual table {', '.join(broken)} reads a column that this upgrade renames: "
                 "drop it, upgrade, and make it anew; nothing was changed"
             )
+        altered = {line.partition(":")[0] for line in self._defined - self._definition()}
         for (_, kind, name), entry in self._objects.items():
-            natural = re.search(r"\bNATURAL\b", entry.sql or "", re.I)
-            if kind in ("view", "trigger") and natural and self._mentions_ours(entry.sql or ""):
-                logger.warning(
-                    "%s %s joins tables by whichever columns have the same name (NATURAL JOIN), "
-                    "and this upgrade renames columns: see whether it still says what it should",
-                    kind,
-                    name,
-                )
-
-    def _mentions_ours(self, sql: str) -> bool:
-        return any(re.search(rf"\b{re.escape(table)}\b", sql, re.I) for table in self._tables)
-
-
-def _orphans(connection: DBAPIConnection) -> "Counter[str]":
-    """How many rows of which foreign key point nowhere."""
-    orphans: Counter[str] = Counter()
-    for entry in objects(connection):
-        if (
-            entry.type != "table"
-            or not connection.execute(
-                f"PRAGMA main.foreign_key_list({quoted(entry.name)})"
-            ).fetchone()
-        ):
-            continue
-        try:
-            found = connection.execute(f"PRAGMA main.foreign_key_check({quoted(entry.name)})")
-            orphans.update(f"{entry.name} -> {parent}" for _, _, parent, _ in found)
-        except Exception as error:
-            if "foreign key mismatch" not in str(error):
-                raise
-            orphans[f"{entry.name} ({known_text(error)})"] += 1  # a mistake of the user's own
-    return orphans
+            for pattern, warning in _WARNINGS.items():
+                words = re.search(pattern, entry.sql or "", re.IGNORECASE)
+                if words and any(
+                    re.search(rf"\b{table}\b", str(entry.sql), re.IGNORECASE) for table in altered
+                ):
+                    logger.warning("%s %s %s", kind, name, warning)

@@ -5,7 +5,9 @@ whose twelve steps are quoted below. Steps 1, 2, 11 and 12 (foreign keys off, on
 those of the upgrade around it, and so is step 10 (foreign_key_check).
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, is_driver_error, quoted
@@ -23,6 +25,10 @@ from credential_db.sqlite.shape import (
 _CREATE = re.compile(
     r'\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)',
     re.IGNORECASE,
+)
+# A temporary trigger on a table of an attached file is none of the table of that name here.
+_ON_ANOTHER_FILE = re.compile(
+    r'\bON\s+(?!["\[`]?main\b)(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)\s*\.', re.IGNORECASE
 )
 _NAMED_AT_MOST = 20  # rows in a message
 
@@ -82,6 +88,7 @@ def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[s
     insert = (
         f"INSERT OR ABORT INTO main.{quoted(copy)} ({', '.join(map(quoted, cells))})"
         f" SELECT {', '.join(cells.values())} FROM main.{quoted(table)} AS o"
+        f" WHERE {key} IS NOT NULL"  # which SQLite would replace, by what may be another row's
     )
     try:
         connection.execute(insert)
@@ -95,7 +102,7 @@ def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[s
         more = f" and {len(misfits) - _NAMED_AT_MOST} more" if misfits[_NAMED_AT_MOST:] else ""
         raise UnrecognizedSchema(
             f"table {table} needs another definition, and its rows {named}{more} {reason}: repair "
-            "or delete these rows, then run again; nothing was changed"
+            "or delete them (WHERE rowid = ...), then run again; nothing was changed"
         )
 
 
@@ -121,8 +128,10 @@ def _refused_rows(connection: DBAPIConnection, table: str, insert: str) -> list[
     rows = f"SELECT +rowid FROM main.{quoted(table)} ORDER BY rowid"
     for (row,) in connection.execute(rows).fetchall():
         try:
-            connection.execute(f"{insert} WHERE o.rowid = ?", (row,))
+            inserted = connection.execute(f"{insert} AND o.rowid = ?", (row,)).rowcount
         except driver(connection).IntegrityError:
+            inserted = 0
+        if not inserted:
             refused.append(row)
     return refused
 
@@ -135,6 +144,7 @@ def _triggers_and_indexes(connection: DBAPIConnection, table: str) -> list[Schem
         if entry.type in ("trigger", "index")
         and entry.sql is not None
         and entry.table.lower() == table.lower()
+        and not (schema == "temp" and _ON_ANOTHER_FILE.search(entry.sql.partition("BEGIN")[0]))
     ]
 
 
@@ -144,6 +154,22 @@ def create_again(connection: DBAPIConnection, entry: SchemaObject) -> None:
     # SQLite keeps the statement without the word TEMP, and without the schema.
     temporary = "CREATE TEMP" if entry.schema == "temp" else "CREATE"
     connection.execute(re.sub("CREATE", temporary, entry.sql, count=1, flags=re.IGNORECASE))
+
+
+@contextlib.contextmanager
+def triggers_suspended(connection: DBAPIConnection, table: str) -> Iterator[None]:
+    """Keep the user's triggers from firing while the rows of a table are rewritten.
+
+    They are for the user's own changes. An audit trigger, say, would copy old keys elsewhere.
+    """
+    triggers = [
+        entry for entry in _triggers_and_indexes(connection, table) if entry.type == "trigger"
+    ]
+    for trigger in triggers:
+        connection.execute(f"DROP TRIGGER {trigger.full_name}")
+    yield
+    for trigger in triggers:
+        create_again(connection, trigger)
 
 
 def _restore(connection: DBAPIConnection, entry: SchemaObject) -> None:

@@ -189,3 +189,22 @@ def _driver_connection(pooled: Any) -> DBAPIConnection:
     if not is_dbapi_connection(connection):
         raise CredentialDBError("this SQLAlchemy engine is not for SQLite: name a SQLite database")
     return connection
+
+
+def failure_of(error: BaseException, opened: Target | None, named: object) -> BaseException:
+    """What to raise instead of an error: it shows no data, and its traceback no passphrase.
+
+    Args:
+        error: What was caught.
+        opened: The database, which is forgotten; None where it did not come to that.
+        named: What was named then. A URL may hold a passphrase, and is not repeated.
+    """
+    if opened is not None:
+        failure = opened.clean(error)
+        opened.forget()
+        return failure
+    name = "the database"
+    with contextlib.suppress(Exception):
+        if isinstance(named, str | os.PathLike) and "://" not in os.fsdecode(named):
+            name = file_of_name(os.fsdecode(named))
+    return clean(error, name, lock_holders(name))

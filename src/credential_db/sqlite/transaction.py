@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, main_file
+from credential_db.sqlite.driver import DBAPIConnection, databases, is_driver_error, main_file
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.lending import saying_what_for
 
@@ -42,10 +42,16 @@ def write_transaction(
     """
     transaction = transaction or Transaction()
     path = main_file(connection)
-    with saying_what_for(path, timeout):
-        connection.execute("BEGIN IMMEDIATE")
+    # IMMEDIATE locks attached databases as well, and nobody could read those during the COMMIT.
+    alone = {name for _, name, _ in databases(connection)} <= {"main", "temp"}
     committing = False
     try:
+        with saying_what_for(path, timeout):
+            connection.execute("BEGIN IMMEDIATE" if alone else "BEGIN")
+            if not alone:
+                # It frees one page of a file that has any to free, and takes the write lock of each:
+                # https://www.sqlite.org/pragma.html#pragma_incremental_vacuum
+                connection.execute("PRAGMA main.incremental_vacuum(1)").fetchall()
         if path and not os.path.exists(path):
             raise CredentialDBError(f"{path} was removed meanwhile: run again")
         yield
@@ -59,6 +65,13 @@ def write_transaction(
         # An interrupt is told once the COMMIT has returned, and it may well have succeeded.
         if committing and not connection.in_transaction and not is_driver_error(error):
             transaction.committed = True
+            if isinstance(error, Exception):  # an alarm of the host's: an error would say "undone"
+                import logging  # costs a process that only looks
+
+                logging.getLogger(__name__).warning(
+                    "the change was committed, and %s came meanwhile", type(error).__name__
+                )
+                return
         roll_back(connection)
         raise
 

@@ -174,7 +174,7 @@ def test_no_plain_text_touches_the_disk(
     ],
 )
 def test_cipher_settings_other_than_the_defaults(
-    tmp_path: Path, command_line: CommandLine, settings: Mapping[str, int]
+    tmp_path: Path, shell: CommandLine, settings: Mapping[str, int]
 ) -> None:
     path, backup = tmp_path / "credentials.db", tmp_path / "backup.db"
     with closing(sqlcipher.connect(str(path))) as connection:
@@ -195,7 +195,7 @@ def test_cipher_settings_other_than_the_defaults(
         "CREDENTIAL_DB_PASSPHRASE": SECRET,
         "CREDENTIAL_DB_CIPHER_SETTINGS": ",".join(f"{k}={v}" for k, v in settings.items()),
     }
-    result = command_line(
+    result = shell(
         "-x", f"db={path}", "-x", f"backup={backup}", "upgrade", "head", environment=environment
     )
     assert result.returncode == 0, result.stdout

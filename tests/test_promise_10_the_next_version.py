@@ -1,0 +1,626 @@
+"""The next version, end to end in a copy of the project: edit schema.py, revision, record, upgrade.
+
+What a careless revision would lose is refused before the commit.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from projects import Project
+from vaults import TABLES, Vault, columns_of_2, keys, upgrade_to_2
+
+BUMPED = {
+    "src/credential_db/schema.py",
+    "src/credential_db/head.py",
+    "src/credential_db/records/v3.sql",
+    "alembic/versions/v3.py",
+}
+
+
+def write_user_objects(vault: Vault, version: int) -> None:
+    """What is not this project's, and has to come through every change."""
+    token = "subject" if version == 2 else "task"
+    vault.execute(
+        "CREATE TABLE audit_log (what TEXT)",
+        "CREATE TRIGGER audited AFTER UPDATE ON ssh_keys BEGIN"
+        " INSERT INTO audit_log VALUES ('key ' || new.id); END",
+        f"CREATE TRIGGER renamed AFTER UPDATE OF {token} ON proxy_tokens BEGIN"
+        " INSERT INTO audit_log VALUES ('token ' || new.scope); END",
+        "CREATE INDEX by_creation ON ssh_keys (created_at)",
+        "CREATE INDEX by_provider ON credentials (provider)",
+        "CREATE VIEW key_ids AS SELECT id, key_type FROM ssh_keys",
+    )
+
+
+OBJECTS = {"audit_log", "audited", "renamed", "by_creation", "by_provider", "key_ids"}
+
+Edits = Sequence[tuple[str, str]]
+Names = Mapping[str, str | None]
+
+
+class Bump(NamedTuple):
+    """One change of schema.py.
+
+    Attributes:
+        edits: Old and new text.
+        says: What the generated upgrade must say.
+        never: What it must not.
+        renamed: Tables, and columns as ``table.column``, under their new names; None for a column
+            that is dropped.
+    """
+
+    edits: Edits
+    says: Sequence[str]
+    never: Sequence[str] = ()
+    renamed: Names = {}  # noqa: RUF012
+
+
+COMMENT = '    Column("comment", Text, nullable=False, server_default=text("\'\'")),\n'
+DATA = '    Column("data", Text, nullable=False),\n'
+ASSIGNED = (
+    '    Column("assigned_at", Text, nullable=False, server_default=text("(datetime(\'now\'))")),\n'
+)
+TOKENS = "proxy_tokens = Table(\n"
+IN_PLACE = 'recreate="never"'
+COPY = "op.copy_table("
+
+BUMPS = {
+    "a wider CHECK": Bump(
+        [("IN ('ed25519','rsa')", "IN ('ed25519','rsa','ecdsa')")],
+        [COPY, "sqlite_autoincrement=True", 'IN ("ed25519","rsa","ecdsa")'],
+    ),
+    "a new table with a foreign key and an index": Bump(
+        [
+            (
+                TOKENS,
+                'uses = Table(\n    "uses",\n    metadata,\n'
+                '    Column("id", Integer, primary_key=True, nullable=True),\n'
+                '    Column("key_id", Integer, nullable=False),\n'
+                '    ForeignKeyConstraint(["key_id"], ["ssh_keys.id"], ondelete="CASCADE"),\n'
+                '    Index("ix_uses_key_id", "key_id"),\n'
+                f"    sqlite_autoincrement=True,\n)\n\n{TOKENS}",
+            )
+        ],
+        ["op.create_table(", "sqlite_autoincrement=True", 'ondelete="CASCADE"', "op.create_index("],
+        ["batch_alter_table", COPY],
+    ),
+    "a dropped column": Bump(
+        [(COMMENT, "")],
+        [IN_PLACE, 'batch_op.drop_column("comment")'],
+        [COPY],
+        {"ssh_keys.comment": None},
+    ),
+    "a renamed table": Bump(
+        [('"proxy_tokens"', '"phantom_tokens"')],
+        ['op.rename_table("proxy_tokens", "phantom_tokens")', "# rows. If it is none"],
+        ["create_table(", "drop_table("],
+        {"proxy_tokens": "phantom_tokens"},
+    ),
+    "a renamed table that others refer to": Bump(
+        [('"ssh_keys"', '"keys"'), ('"ssh_keys.id"', '"keys.id"')],
+        ['op.rename_table("ssh_keys", "keys")'],
+        ["create_table(", "drop_table(", COPY],
+        {"ssh_keys": "keys"},
+    ),
+    "an index": Bump(
+        [(DATA, f'{DATA}    Index("ix_credentials_data", "data"),\n')],
+        [IN_PLACE, 'batch_op.create_index("ix_credentials_data", ["data"]'],
+        [COPY],
+    ),
+    "a column with a default": Bump(
+        [
+            (
+                DATA,
+                '    Column("uses", Integer, nullable=False, server_default=text("0")),\n' + DATA,
+            )
+        ],
+        [IN_PLACE, 'server_default=sa.text("0")'],
+        [COPY],
+    ),
+    "a column with the time as its default": Bump(
+        [(ASSIGNED, ASSIGNED + ASSIGNED.replace("assigned_at", "seen_at"))],
+        [COPY, '"seen_at"', 'ondelete="CASCADE"'],
+    ),
+    "a renamed column": Bump(
+        [('Column("subject"', 'Column("label"')],
+        [IN_PLACE, 'batch_op.alter_column("subject", new_column_name="label")'],
+        [COPY, "batch_op.drop_column"],
+        {"proxy_tokens.subject": "label"},
+    ),
+    "a column of a table with a foreign key": Bump(
+        [(ASSIGNED, ASSIGNED.replace("assigned_at", "given_at"))],
+        [IN_PLACE, 'batch_op.alter_column("assigned_at", new_column_name="given_at")'],
+        [COPY],
+        {"ssh_key_assignments.assigned_at": "given_at"},
+    ),
+    "a column that may be NULL, and another": Bump(
+        [(COMMENT, '    Column("comment", Text),\n    Column("expiry", Text),\n')],
+        [COPY, "sqlite_autoincrement=True", "sa.CheckConstraint("],
+    ),
+    "a new UNIQUE column": Bump(
+        [(COMMENT, COMMENT + '    Column("label", Text, unique=True),\n')],
+        [COPY, 'sa.UniqueConstraint("label")', "sqlite_autoincrement=True"],
+    ),
+    "all kinds together": Bump(
+        [
+            ("IN ('ed25519','rsa')", "IN ('ed25519','rsa','ecdsa')"),
+            (COMMENT, ""),
+            ('"credentials"', '"secrets"'),
+            ('Column("subject"', 'Column("label"'),
+            (ASSIGNED, f'    Column("uses", Integer, server_default=text("0")),\n{ASSIGNED}'),
+        ],
+        ['op.rename_table("credentials", "secrets")', COPY, IN_PLACE],
+        ["create_table(", "drop_table("],
+        {"credentials": "secrets", "ssh_keys.comment": None, "proxy_tokens.subject": "label"},
+    ),
+}
+
+
+class Files(NamedTuple):
+    """The same rows at version 2 and at version 3, by the names of version 2."""
+
+    rows: dict[str, list[tuple[Any, ...]]]
+    sequence: list[tuple[Any, ...]]
+
+
+def read(path: Path, renamed: Names, dropped: Sequence[str]) -> Files:
+    """What a file holds, for tables under their new names.
+
+    Args:
+        path: The file.
+        renamed: As in ``Bump``.
+        dropped: Columns that are left out, as ``table.column``.
+    """
+    rows = {}
+    with closing(Vault(path).connect()) as connection:
+        for table in TABLES:
+            names = [
+                renamed.get(f"{table}.{column}", column)
+                for column in columns_of_2(table)
+                if f"{table}.{column}" not in dropped
+            ]
+            cells = ", ".join(f'typeof("{name}"), CAST("{name}" AS BLOB)' for name in names)
+            select = f'SELECT rowid, {cells} FROM "{renamed.get(table, table)}" ORDER BY rowid'
+            rows[table] = connection.execute(select).fetchall()
+        sequence = connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+    back = {new: old for old, new in renamed.items()}
+    return Files(rows, sorted((back.get(name, name), seq) for name, seq in sequence))
+
+
+def schema(path: Path) -> list[list[str]]:
+    """Every definition, without the quotes that SQLite puts around a name that it has renamed."""
+    return [[str(cell).replace('"', "") for cell in row] for row in Vault(path).schema()]
+
+
+def generated(project: Project, printed: str) -> str:
+    """The upgrade of the revision that was written, in one line."""
+    assert project.changed() == BUMPED, f"a bump is these four files\n{printed}"
+    code = project.new_revision.read_text()
+    assert code.startswith('"""v3: the next one.\n\nRevision ID: v3\nRevises: v2\n')
+    upgrade = code.partition("def upgrade")[2].partition("def downgrade")[0]
+    return " ".join(upgrade.replace("'", '"').split()).replace("( ", "(")
+
+
+def assert_well_formed(project: Project) -> None:
+    if importlib.util.find_spec("ruff") is None:
+        return  # where it is not installed, nothing formats the file
+    for arguments in (["check"], ["format", "--check"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "ruff", *arguments, "alembic", "src/credential_db/head.py"],
+            cwd=project.path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, f"ruff would write it otherwise:\n{result.stdout}"
+
+
+def assert_user_objects_work(path: Path, renamed: Names) -> None:
+    vault = Vault(path)
+    vault.check_integrity()
+    assert {name for (name,) in vault.query("SELECT name FROM sqlite_master")} >= OBJECTS
+    keys_table, tokens = (renamed.get(name, name) for name in ("ssh_keys", "proxy_tokens"))
+    subject = renamed.get("proxy_tokens.subject", "subject")
+    with closing(vault.connect()) as connection:
+        assert connection.execute("SELECT * FROM audit_log").fetchall() == [], "a trigger fired"
+        connection.execute(f'UPDATE "{keys_table}" SET key_type = key_type WHERE id = 2')
+        connection.execute(f'UPDATE "{tokens}" SET "{subject}" = 1 WHERE token = \'phantom-1\'')
+        found = connection.execute("SELECT * FROM audit_log").fetchall()
+        assert found == [("key 2",), ("token scope",)], "a trigger of the user's fires no more"
+        assert len(connection.execute("SELECT * FROM key_ids").fetchall()) == 4
+        with pytest.raises(Exception, match="CHECK constraint failed"):
+            connection.execute(f"UPDATE \"{keys_table}\" SET key_type = 'dsa'")
+
+
+@pytest.mark.parametrize("name", BUMPS)
+def test_a_bump_goes_all_the_way(tmp_path: Path, name: str) -> None:
+    bump = BUMPS[name]
+    project = Project(tmp_path / "project")
+    project.edit(*bump.edits)
+    upgrade = generated(project, project.bump())
+    for words in bump.says:
+        assert words in upgrade
+    for words in bump.never:
+        assert words not in upgrade
+    assert_well_formed(project)
+
+    dropped = [column for column, new in bump.renamed.items() if new is None]
+    vaults = [Vault(tmp_path / f"v{version}.db") for version in range(3)]
+    steps: list[Any] = []
+    for version, vault in enumerate(vaults):
+        vault.create(version, content=keys(4))
+        write_user_objects(vault, version)
+        shutil.copyfile(vault.path, tmp_path / f"v{version}.at2")
+        upgrade_to_2(tmp_path / f"v{version}.at2")
+        db = {"db": vault.path}
+        steps += [("upgrade", {"revision": "head", **db}), ("check", dict(db))]
+        steps += [("keep", {"file": vault.path, "under": vault.path.with_suffix(".at3")})]
+        steps += [("downgrade", {"revision": "v2", **db})]
+        steps += [("keep", {"file": vault.path, "under": vault.path.with_suffix(".back")})]
+        steps += [("downgrade", {"revision": "v0", **db}), ("upgrade", {"revision": "head", **db})]
+    printed = project.run(*steps)
+    assert not [text for text in printed if "FAILED" in text], printed
+    assert sum("No new upgrade operations detected" in text for text in printed) == len(vaults)
+
+    for vault in vaults:
+        at_2, at_3, back = (vault.path.with_suffix(end) for end in (".at2", ".at3", ".back"))
+        expected = read(at_2, {}, dropped)
+        assert expected.sequence == [("ssh_keys", 1000)]
+        assert read(at_3, bump.renamed, dropped) == expected, "the upgrade has lost something"
+        assert read(back, {}, dropped) == expected, "the way back has lost something"
+        assert read(vault.path, bump.renamed, dropped) == expected
+        assert vault.stamps() == Vault(at_3).stamps() == ("v3", 3)
+        assert Vault(back).stamps() == ("v2", 2)
+        if COPY not in upgrade and not dropped:
+            assert schema(back) == schema(at_2), "the way back has left something behind"
+        for path in (at_3, vault.path):
+            assert_user_objects_work(path, bump.renamed)
+        assert_user_objects_work(back, {})
+
+
+def test_a_bump_by_the_commands_of_the_chapter(tmp_path: Path) -> None:
+    """With no development file; the record is written by ``alembic revision`` itself."""
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["an index"].edits)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
+
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=project.path,
+            env={**environment, "PYTHONPATH": str(project.path / "src")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    made = run("-m", "alembic", "revision", "--autogenerate", "-m", "the next one")
+    assert "recorded: src/credential_db/head.py, src/credential_db/records/v3.sql" in made
+    generated(project, made)
+    assert run("tools/record.py", "--check") == "the record is up to date\n"
+
+
+def test_a_change_that_is_not_made_yet_is_reported_by_check(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    file = Vault(tmp_path / "v2.db").create(2, content=keys(1))
+    for name in ("a wider CHECK", "a renamed table", "a renamed column", "an index"):
+        project.edit(*BUMPS[name].edits)
+    project.run(("upgrade", {"revision": "v2", "db": file.path}))
+    (printed,) = project.run(("check", {"db": file.path}))
+    for words in ("New upgrade operations detected", "ecdsa", "phantom_tokens", "label", "ix_cred"):
+        assert words in printed
+
+
+def test_nothing_to_do_writes_nothing(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    printed = project.run(("revision", {"message": "nothing", "autogenerate": True}))
+    assert printed == ["The metadata is just what is on record: nothing to write\n"]
+    assert project.changed() == set()
+
+
+def test_not_null_without_a_default_is_refused(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit((DATA, f'{DATA}    Column("uses", Integer, nullable=False),\n'))
+    (printed,) = project.run(("revision", {"message": "x", "autogenerate": True}))
+    assert (
+        "FAILED: table credentials gets uses, which may not be NULL and has no default" in printed
+    )
+    assert "a revision with a column that may be NULL, one that fills it with convert_" in printed
+    assert project.changed() == {"src/credential_db/schema.py"}
+
+
+@pytest.mark.parametrize("development_file", ["none", "v0", "v1", "v2", "encrypted", "garbage"])
+def test_a_plain_revision_is_empty_and_valid(tmp_path: Path, development_file: str) -> None:
+    project = Project(tmp_path / "project")
+    own = Vault(project.path / "own.db", "secret" if development_file == "encrypted" else None)
+    if development_file == "garbage":
+        own.path.write_bytes(b"garbage " * 999)
+    elif development_file != "none":
+        own.create(int(development_file[1:]) if development_file[0] == "v" else 0)
+    before = own.files()
+    project.run(("revision", {"message": "fill label"}))
+    assert own.files() == before
+    code = project.new_revision.read_text()
+    assert '"""v3: fill label.' in code
+    assert code.count("\n    pass\n") == 2
+    assert_well_formed(project)
+    file = Vault(tmp_path / "v2.db").create(2, content=keys(2))
+    before_rows = file.content()
+    db = {"db": file.path}
+    printed = project.run(("record", {})) + project.run(
+        ("upgrade", {"revision": "head", **db}), ("downgrade", {"revision": "-1", **db})
+    )
+    assert not [text for text in printed if "FAILED" in text], printed
+    assert (file.content(), file.stamps()) == (before_rows, ("v2", 2))
+
+
+def test_two_revisions_of_one_number_are_refused_by_every_command(tmp_path: Path) -> None:
+    """A file is named by its number alone, so that version control says it first."""
+    project = Project(tmp_path / "project")
+    project.write("pass")
+    project.run(("record", {}))
+    shutil.copy(project.new_revision, project.versions / "v3_by_somebody_else.py")
+    both = (
+        "FAILED: v3.py and v3_by_somebody_else.py are both revision v3: in the one that is not "
+        "released yet, set revision = 'v4' and down_revision = 'v3'"
+    )
+    commands: dict[str, dict[str, Any]] = {
+        "upgrade": {"revision": "head"},
+        "downgrade": {"revision": "v2"},
+        "stamp": {"revision": "head"},
+        "current": {},
+        "check": {},
+        "revision": {"message": "x"},
+    }
+    # Alembic asks no env.py about these: credential-db says it, and Alembic warns in its words.
+    shell = ("heads", "branches", "history", "show head", "upgrade head", "upgrade head --sql")
+    steps = [*commands.items(), *(("shell", {"arguments": line.split()}) for line in shell)]
+    for step, printed in zip(steps, project.run(*steps), strict=True):
+        assert both in printed, f"{step} has to say it: {printed}"
+        assert "A development file that has seen either of them is to be made anew" in printed
+    assert not (project.path / "own.db").exists()
+
+
+def test_revisions_stay_one_line(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("merge", {"revisions": "heads", "message": "x"}),
+        ("revision", {"message": "x", "head": "v1", "splice": True}),
+        ("revision", {"message": "x", "head": "v0"}),
+        ("revision", {"message": "x", "head": "base"}),
+        ("revision", {"message": "x", "branch_label": "mine"}),
+        ("revision", {"message": "x", "depends_on": "v1"}),
+    ]
+    for step, printed in zip(steps, project.run(*steps), strict=True):
+        assert "FAILED: " in printed, f"{step} has to be refused"
+    assert project.changed() == set()
+
+
+# What a careless revision would lose
+
+BATCH = "with op.batch_alter_table({}) as batch_op:\n        batch_op.alter_column({})"
+WITHOUT_DEFINITION = "the revisions make something else than schema.py says"
+
+
+class Careless(NamedTuple):
+    """A revision that is not well thought through.
+
+    Attributes:
+        body: Of its upgrade.
+        said: What is said about it, by the record or by the upgrade.
+        edits: Of schema.py, where it is to fit.
+        user: What else is in the file.
+        declared: A line of the revision's own.
+    """
+
+    body: str
+    said: Sequence[str]
+    edits: Edits = ()
+    user: Sequence[str] = ()
+    declared: str = ""
+
+
+NO_COMMENT = (
+    "op.copy_table('ssh_keys', sa.Column('id', sa.Integer, primary_key=True, nullable=True),\n"
+    "        sa.Column('key_type', sa.Text, nullable=False),\n"
+    "        sa.Column('private_der', sa.BLOB, nullable=False),\n"
+    "        sa.Column('public_blob', sa.BLOB, nullable=False),\n"
+    "        sa.Column('fingerprint', sa.Text, nullable=False),\n"
+    "        sa.Column('created_at', sa.Text, nullable=False,\n"
+    "        server_default=sa.text(\"(datetime('now'))\")),\n"
+    "        sa.CheckConstraint(\"key_type IN ('ed25519','rsa')\"),\n"
+    "        sa.UniqueConstraint('fingerprint'), sqlite_autoincrement=True)"
+)
+
+CARELESS = {
+    "a copy without a definition": Careless(
+        BATCH.format("'ssh_keys'", "'comment', nullable=True"),
+        [WITHOUT_DEFINITION, "ssh_keys: AUTOINCREMENT", "ssh_keys: CHECK (key_type in('ed25519',"],
+    ),
+    "a lost cascade": Careless(
+        "op.copy_table('ssh_key_assignments', sa.Column('scope', sa.Text, nullable=False),\n"
+        "        sa.Column('key_id', sa.Integer, nullable=False),\n"
+        "        sa.PrimaryKeyConstraint('scope', 'key_id'))",
+        [WITHOUT_DEFINITION, "+ ssh_key_assignments: FOREIGN KEY to ssh_keys (key_id -> id)"],
+    ),
+    "a table too many": Careless(
+        "op.create_table('more', sa.Column('a', sa.Text))",
+        [WITHOUT_DEFINITION, "- more: column a TEXT"],
+    ),
+    "lost rows": Careless(
+        "op.execute('DELETE FROM credentials')",
+        ["table credentials had 2 rows and would have 0", "changes_rows_of = ('credentials',)"],
+    ),
+    "lost rows of one table, and others declared": Careless(
+        "op.execute('DELETE FROM ssh_key_assignments')",
+        ["table ssh_key_assignments had 8 rows and would have 0"],
+        declared='changes_rows_of = ("credentials",)',
+    ),
+    "an added row": Careless(
+        "op.execute(\"INSERT INTO credentials SELECT 'a', 'b', 'c' FROM ssh_keys LIMIT 1\")",
+        ["table credentials had 2 rows and would have 3"],
+    ),
+    "as many rows, of other tables": Careless(
+        "op.execute(\"DELETE FROM proxy_tokens WHERE token = 'phantom-1'\")\n"
+        "    op.execute(\"INSERT INTO credentials SELECT 'a', 'b', 'c' FROM ssh_keys LIMIT 1\")",
+        ["credentials had 2 rows and would have 3", "proxy_tokens had 3 rows and would have 2"],
+    ),
+    "children by cascade": Careless(
+        "op.execute('DELETE FROM ssh_keys WHERE id = 2')",
+        ["ssh_key_assignments -> ssh_keys would point nowhere"],
+        declared='changes_rows_of = ("ssh_keys",)',
+    ),
+    "a dropped table with rows": Careless(
+        "op.drop_table('credentials')",
+        ["table credentials had 2 rows and would be dropped with them"],
+        edits=[
+            (
+                'credentials = Table(\n    "credentials",\n    metadata,\n'
+                '    Column("credential_set", Text, nullable=False),\n'
+                '    Column("provider", Text, nullable=False),\n' + DATA + "    PrimaryKey"
+                'Constraint("credential_set", "provider"),\n)\n',
+                "",
+            )
+        ],
+    ),
+    "a trigger that is dropped": Careless(
+        "op.execute('DROP TRIGGER IF EXISTS audited')",
+        ["trigger audited on table ssh_keys would be lost"],
+    ),
+    "an index that is dropped": Careless(
+        "op.execute('DROP INDEX IF EXISTS by_creation')",
+        ["index by_creation on table ssh_keys would be lost"],
+    ),
+    "a table of the user's": Careless(
+        "op.execute('DROP TABLE IF EXISTS audit_log')", ["table audit_log would be lost"]
+    ),
+    "a column that the user's trigger needs": Careless(
+        NO_COMMENT,
+        ["needs_comment", "new.comment"],
+        edits=[(COMMENT, "")],
+        user=[
+            "CREATE TRIGGER needs_comment AFTER UPDATE ON ssh_keys BEGIN"
+            " INSERT INTO audit_log VALUES (new.comment); END"
+        ],
+    ),
+    "a trigger that would never fire again": Careless(
+        NO_COMMENT,
+        ["trigger of_comment on table ssh_keys would never fire again"],
+        edits=[(COMMENT, "")],
+        user=[
+            "CREATE TRIGGER of_comment AFTER UPDATE OF comment ON ssh_keys BEGIN"
+            " INSERT INTO audit_log VALUES ('comment'); END"
+        ],
+    ),
+    "a view over a dropped column": Careless(
+        NO_COMMENT,
+        ["comments", "no such column: comment"],
+        edits=[(COMMENT, "")],
+        user=["CREATE VIEW comments AS SELECT id, comment FROM ssh_keys"],
+    ),
+    "an index on a dropped column": Careless(
+        NO_COMMENT,
+        ["index by_comment on table ssh_keys would be lost"],
+        edits=[(COMMENT, "")],
+        user=["CREATE INDEX by_comment ON ssh_keys (comment)"],
+    ),
+    "a mistake in Python": Careless(
+        "if op.get_bind().exec_driver_sql('SELECT 1 FROM ssh_keys').first():\n"
+        "        undefined_name()",
+        ["FAILED: NameError at v3.py:", "name 'undefined_name' is not defined"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CARELESS)
+def test_a_careless_revision_is_refused_before_the_commit(tmp_path: Path, name: str) -> None:
+    careless = CARELESS[name]
+    project = Project(tmp_path / "project")
+    project.edit(*careless.edits)
+    project.write(careless.body, above=careless.declared)
+    vault = Vault(tmp_path / "vault.db").create(0, content=keys(4))
+    write_user_objects(vault, 0)
+    vault.execute(*careless.user)
+    before = vault.files()
+    said = [
+        *project.run(("record", {})),
+        *project.run(("upgrade", {"revision": "head", "db": vault.path})),
+    ]
+    assert "FAILED: " in said[-1], "it was committed"
+    for words in careless.said:
+        assert words in "".join(said)
+    assert vault.files() == before
+
+
+def test_a_revision_may_say_that_it_means_to_change_rows(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.write(
+        "op.execute('DELETE FROM proxy_tokens')",
+        above='changes_rows_of = ("proxy_tokens",)',
+        back="op.execute(\"INSERT INTO proxy_tokens VALUES ('a', 'b', 'c', 'd', 'e')\")",
+    )
+    vault = Vault(tmp_path / "vault.db").create(2, content=keys(2))
+    db = {"db": vault.path}
+    project.run(("record", {}))
+    assert project.run(("upgrade", {"revision": "head", **db})) == [""]
+    assert vault.value("SELECT count(*) FROM proxy_tokens") == 0
+    assert project.run(("downgrade", {"revision": "v2", **db})) == [""]
+    assert vault.value("SELECT count(*) FROM proxy_tokens") == 1
+
+
+def test_a_generated_drop_of_a_table_waits_for_that_line(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    _, _, rest = project.schema.read_text().partition(TOKENS)
+    project.edit((TOKENS + rest, ""))
+    generated(project, project.bump())
+    vault = Vault(tmp_path / "vault.db").create(2, content=keys(2))
+    before, db = vault.files(), {"db": vault.path}
+    (printed,) = project.run(("upgrade", {"revision": "head", **db}))
+    assert "FAILED: the migration would lose or add rows: table proxy_tokens had 3 rows" in printed
+    assert vault.files() == before
+    code = project.new_revision.read_text()
+    declared = 'revision = "v3"\nchanges_rows_of = ("proxy_tokens",)\n'
+    project.new_revision.write_text(code.replace('revision = "v3"\n', declared, 1))
+    assert project.run(("upgrade", {"revision": "head", **db}), ("check", dict(db)))[0] == ""
+    assert vault.stamps() == ("v3", 3)
+    assert project.run(("downgrade", {"revision": "v2", **db})) == [""]
+    assert vault.value("SELECT count(*) FROM proxy_tokens") == 0
+
+
+def test_rows_that_a_narrower_check_would_refuse_are_named(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["a wider CHECK"].edits)
+    project.bump()
+    vault = Vault(tmp_path / "vault.db").create(2, content=keys(4))
+    db = {"db": vault.path}
+    project.run(("upgrade", {"revision": "head", **db}))
+    vault.execute("UPDATE ssh_keys SET key_type = 'ecdsa' WHERE id IN (5, 11)")
+    before = vault.files()
+    (printed,) = project.run(("downgrade", {"revision": "v2", **db}))
+    assert "FAILED: table ssh_keys needs another definition, and its rows 5, 11 do not" in printed
+    assert vault.files() == before
+
+
+def test_a_script_of_a_table_copy_is_refused(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["a wider CHECK"].edits)
+    project.bump()
+    printed = project.run(
+        ("upgrade", {"revision": "v2:v3", "sql": True}),
+        ("downgrade", {"revision": "v3:v2", "sql": True}),
+    )
+    for text in printed:
+        assert "FAILED: table ssh_keys has to be copied" in text
+        assert "run this range without --sql" in text
+        assert "DROP TABLE" not in text
