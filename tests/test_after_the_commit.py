@@ -178,7 +178,7 @@ def test_a_kill_before_the_end_of_the_scrub_is_made_up_for(
     careless(plain_vault, journal_mode)
     raw = plain_vault.path.read_bytes()
     remnants = 0
-    for number in range(30):
+    for number in range(journal_mode == "wal", 30, 2):  # each every other one
         for file in plain_vault.path.parent.glob("credentials.db*"):
             file.unlink()
         plain_vault.path.write_bytes(raw)

@@ -1,10 +1,11 @@
-"""After an upgrade nothing in the process leads to a passphrase, or to a connection of the host's."""
+"""After an upgrade nothing in the process leads to a passphrase, or to a host's connection."""
 
 import gc
 import sqlite3
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_a_host_connection_is_let_go(
     encrypted = connect is not Connection
     vault = prepared(Vault(tmp_path / "v.db", PASSPHRASE if encrypted else None), outcome)
     connection = connect(vault.path)
-    refused(lambda: HANDED_IN[way](connection))  # the frames of an error would keep the host's own
+    refused(partial(HANDED_IN[way], connection))  # the frames of an error would keep the host's own
     kind = type(connection)
     finalized = weakref.ref(connection, lambda _: None) if not encrypted else None
     connection.close()

@@ -242,7 +242,7 @@ BAD_IN_BOTH_TYPES: dict[str, tuple[Change, str]] = {
     "white space": (private(lambda _: b" \n"), "OpenSSH's PEM format"),
     "TEXT": (private(lambda key: key.pem.decode()), "TEXT"),
     "empty TEXT": (private(lambda _: ""), "TEXT"),
-    "a number": (private(lambda _: 42), "not BLOB"),
+    "a number": (private(lambda _: 42), "holds a number"),
     "the other key_type": (
         lambda key: {"key_type": {"rsa": "ed25519", "ed25519": "rsa"}[key.key_type]},
         "not of its key_type",
@@ -838,8 +838,9 @@ REAL_KEYS = [
 
 @needs_ssh_keygen
 def test_keys_of_the_real_ssh_keygen_convert_and_keep_its_fingerprints(
-    vault: Vault, tmp_path: Path
+    plain_vault: Vault, tmp_path: Path
 ) -> None:
+    vault = plain_vault
     vault.create(content=[])
     printed, lines, pems = [], [], []
     for row_id, (key_type, arguments) in enumerate(REAL_KEYS):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 import pytest
@@ -61,11 +62,15 @@ def written_carelessly(vault: Vault, connect: Connect, journal_mode: str) -> Vau
     return vault
 
 
+@cache
+def windows_of(key: Key) -> frozenset[bytes]:
+    pem = key.pem
+    return frozenset(pem[start : start + WINDOW] for start in range(len(pem) - WINDOW))
+
+
 def left_behind(vault: Vault, content: list[Key]) -> dict[str, int]:
     """How many windows of the PEM of these keys stand in each file beside the database."""
-    windows = {
-        key.pem[start : start + WINDOW] for key in content for start in range(len(key.pem) - WINDOW)
-    }
+    windows = frozenset[bytes]().union(*map(windows_of, content))
     found = {}
     for name, stored in vault.files().items():
         present = {stored[start : start + WINDOW] for start in range(len(stored) - WINDOW + 1)}

@@ -1,12 +1,11 @@
 """What cannot be upgraded is refused: nothing changes, and the error says what was found."""
 
 import ctypes
-import json
 import os
-import subprocess
-import sys
+import struct
 from collections.abc import Callable
 from contextlib import closing
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from alembic import command
 
 import credential_db
+from attacks import warm
 from credential_db import scripts
 from vaults import HEAD, STAMPS, TABLES, Vault, at_head, ed25519_key, keys
 
@@ -440,38 +440,47 @@ def test_status_leaves_a_left_over_log_where_it_is(vault: Vault, tmp_path: Path)
 
 # A file or a directory that cannot be written, for a user who is not all-powerful
 
-PROGRAM = """
-import json, sys
-import credential_db
-outcomes = []
-for call in (credential_db.upgrade, credential_db.status):
-    try:
-        outcomes.append(["ok", call(sys.argv[1])])
-    except Exception as error:
-        outcomes.append([type(error).__name__, str(error)])
-print(json.dumps(outcomes))
-"""
-# Root may write to anything. These two capabilities taken away, it is a user like any other.
-WITHOUT_OVERRIDE = """
-import ctypes, os, sys
-for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by PR_CAPBSET_DROP
-    if ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) != 0:
-        sys.exit("cannot drop capabilities")
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-
 
 def as_an_ordinary_user(vault: Vault) -> Any:
     """What upgrade() and then status() come to."""
-    command = ["-c", PROGRAM, str(vault.path)]
-    if os.geteuid() == 0:
-        if not hasattr(ctypes.CDLL(None), "prctl"):
-            pytest.skip("root cannot become an ordinary user here: run the tests as one")
-        command = ["-c", WITHOUT_OVERRIDE, *command]
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=True, timeout=300
-    )
-    return json.loads(done.stdout)
+    gate, theirs = warm.Pipe()
+    process = warm.Process(target=_try_both, args=(theirs, str(vault.path)))
+    process.start()
+    theirs.close()
+    outcomes = gate.recv()
+    process.join()
+    if outcomes is None:
+        pytest.skip("root cannot become an ordinary user here: run the tests as one")
+    return outcomes
+
+
+def _try_both(gate: Pipe, path: str) -> None:
+    if not _give_up_the_powers_of_root():
+        gate.send(None)
+        return
+    outcomes: list[tuple[str, object]] = []
+    for call in (credential_db.upgrade, credential_db.status):
+        try:
+            outcomes.append(("ok", list(call(path))))
+        except Exception as error:
+            outcomes.append((type(error).__name__, str(error)))
+    gate.send(outcomes)
+
+
+def _give_up_the_powers_of_root() -> bool:
+    """Root may write to anything. Two capabilities taken away, it is a user like any other."""
+    if os.geteuid() != 0:
+        return True
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "capset"):
+        return False
+    header = struct.pack("=Ii", 0x20080522, 0)  # version 3; this process
+    powers = ctypes.create_string_buffer(24)  # effective, permitted, inheritable, and once more
+    if libc.capget(header, powers) != 0:
+        return False
+    effective, *others = struct.unpack("=6I", powers.raw)
+    effective &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    return bool(libc.capset(header, struct.pack("=6I", effective, *others)) == 0)
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])

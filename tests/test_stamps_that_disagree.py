@@ -247,7 +247,8 @@ def test_no_stamp_is_written_that_the_tables_do_not_bear_out(
     if start == "stamped":
         stamped(plain_vault, f"v{shape}")
     before = plain_vault.files()
-    if to == shape:
+    # The shape may be ahead of the number, as old software leaves it; --purge goes by it alone.
+    if to == shape or (to < shape and not purge):
         command.stamp(config_of(plain_vault), f"v{to}", purge=purge)
         assert plain_vault.stamps() == (f"v{to}", to)
         return

@@ -99,7 +99,7 @@ def saying_what_for(path: str, timeout: float) -> Iterator[None]:
         path: The file, to look its locks up.
         timeout: Seconds that it may wait in all.
     """
-    if timeout <= _SILENT:
+    if timeout <= _SILENT or not path:
         yield
         return
     import logging  # both cost a process that only looks

@@ -9,6 +9,7 @@ from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import bare, known_text
 from credential_db.sqlite.progress import Progress
+from credential_db.sqlite.scrub import refuse_damage
 from credential_db.sqlite.shape import definition_of
 from credential_db.sqlite.table_copy import triggers_suspended
 
@@ -249,5 +250,6 @@ def convert_rows(
         total = rows.convert_all()
     problems = rows.named_problems()
     if problems:
+        refuse_damage(connection)  # else the advice would be to delete what can be recovered
         raise error(problems)
     return total

@@ -49,7 +49,7 @@ def write_transaction(
         with saying_what_for(path, timeout):
             connection.execute("BEGIN IMMEDIATE" if alone else "BEGIN")
             if not alone:
-                # It frees one page of a file that has any to free, and takes the write lock of each:
+                # It frees a page of a file that has any to free, and takes the write lock of each:
                 # https://www.sqlite.org/pragma.html#pragma_incremental_vacuum
                 connection.execute("PRAGMA main.incremental_vacuum(1)").fetchall()
         if path and not os.path.exists(path):
