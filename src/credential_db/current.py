@@ -8,8 +8,8 @@ import sqlite3
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, is_locked
 from credential_db.sqlite.lending import borrowed, plain_rows
+from credential_db.sqlite.mark import is_waiting
 from credential_db.sqlite.opening import file_uri
-from credential_db.sqlite.scrub import is_waiting
 from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
 from credential_db.sqlite.transaction import write_transaction
 

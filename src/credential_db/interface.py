@@ -11,6 +11,7 @@ from credential_db.sqlite.backup import checked_backup_path, refuse_memory
 from credential_db.sqlite.cipher import Cipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_locked
 from credential_db.sqlite.lending import busy_timeout, checked_timeout, plain_rows
+from credential_db.sqlite.mark import is_marked
 from credential_db.sqlite.opening import TIMEOUT
 from credential_db.sqlite.target import Target, failure_of
 from credential_db.sqlite.transaction import read_transaction
@@ -216,7 +217,7 @@ def status(
 
 def _look(connection: DBAPIConnection) -> Status:
     from credential_db import shim  # only where it is not that simple
-    from credential_db.sqlite import adoption, scrub
+    from credential_db.sqlite import adoption
     from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 
     head = SCHEMA_VERSION
@@ -231,7 +232,7 @@ def _look(connection: DBAPIConnection) -> Status:
     remarks = [f"without table {', '.join(missing)}"] if missing else []
     if not agreed:
         remarks.append("stamp and number disagree, and the next upgrade writes both anew")
-    if scrub.is_marked(connection):
+    if is_marked(connection):
         remarks.append("old secrets may remain in free space, and the next upgrade removes them")
     state = "current"
     if not stamped:

@@ -21,6 +21,7 @@ from credential_db.sqlite.backup import back_up, refuse_memory
 from credential_db.sqlite.driver import DBAPIConnection, main_file
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.files import guard_before_change
+from credential_db.sqlite.mark import is_due
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
     drop_empty_stamp,
@@ -165,7 +166,8 @@ class Migration:
         found = shim.recognize(connection)
         self._after = found.version
         record = None if self._after is None else records.record(self._after)
-        if self._purging and found.stamped:
+        stamped_anew = command_name() == "stamp" and found.version != self._before
+        if found.stamped and (self._purging or stamped_anew):
             shim.refuse_inexact(connection, self._after or 0)
         if self._after is not None and command_name() != "stamp":
             if self._adopted or self._options.repair:
@@ -174,7 +176,7 @@ class Migration:
             if self._adopted:
                 scrub.mark(connection, records.tables_ever())
         self._survivors.check(record.definition if record else ())
-        self._to_scrub = scrub.is_due(connection)
+        self._to_scrub = is_due(connection)
         if self._to_scrub:
             scrub.refuse_damage(connection)
 

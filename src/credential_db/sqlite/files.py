@@ -5,7 +5,6 @@ this process holds on it (https://www.sqlite.org/howtocorrupt.html#_posix_adviso
 """
 
 import contextlib
-import logging
 import os
 import stat
 
@@ -175,6 +174,8 @@ def guard_before_change(path: str) -> None:
                 refused = True
             else:
                 refused = False
+                import logging  # costs a process that only looks
+
                 logging.getLogger(__name__).warning(
                     "%s could be read by more users than its database: its mode is now the same",
                     sidecar,

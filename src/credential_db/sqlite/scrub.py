@@ -5,43 +5,18 @@ file's header, which older programs do not look at, and which costs next to noth
 """
 
 import logging
-import os
 from collections.abc import Iterable
 
 from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
 from credential_db.sqlite.errors import NotADatabase
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.lending import plain_rows, waiting
+from credential_db.sqlite.mark import MARK, NO_MARK, application_id, is_marked
 from credential_db.sqlite.shape import column_names, objects
 
 logger = logging.getLogger(__name__)
 
-# ``PRAGMA application_id``, which nobody else uses in a file that has none:
-# https://www.sqlite.org/pragma.html#pragma_application_id
-_MARK = int.from_bytes(b"scrb", "big")
-_NO_MARK = 0
 _FOR_READERS = 1.0  # seconds to wait: the upgrade itself is done
-
-
-def is_marked(connection: DBAPIConnection) -> bool:
-    """Whether replaced secrets may still be in free space of the file."""
-    return _application_id(connection) == _MARK
-
-
-def is_waiting(connection: DBAPIConnection) -> bool:
-    """Whether they may, and this connection could do something about it."""
-    if not is_marked(connection):
-        return False
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    (file,) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
-    (read_only,) = cursor.execute("PRAGMA query_only").fetchone()
-    return not read_only and all(os.access(path, os.W_OK) for path in (file, os.path.dirname(file)))
-
-
-def is_due(connection: DBAPIConnection) -> bool:
-    """Whether to scrub after this commit: always, where a number of the user's takes no mark."""
-    return _application_id(connection) != _NO_MARK
 
 
 def mark(connection: DBAPIConnection, tables: Iterable[str]) -> None:
@@ -49,17 +24,11 @@ def mark(connection: DBAPIConnection, tables: Iterable[str]) -> None:
 
     https://www.sqlite.org/fileformat2.html#stat4tab
     """
-    if _application_id(connection) == _NO_MARK:
-        connection.execute(f"PRAGMA main.application_id = {_MARK}")
+    if application_id(connection) == NO_MARK:
+        connection.execute(f"PRAGMA main.application_id = {MARK}")
     for samples in ("sqlite_stat3", "sqlite_stat4"):
         for table in tables if column_names(connection, samples) else ():
             connection.execute(f"DELETE FROM main.{samples} WHERE tbl = ? COLLATE NOCASE", (table,))
-
-
-def _application_id(connection: DBAPIConnection) -> int:
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return int(cursor.execute("PRAGMA main.application_id").fetchone()[0])
 
 
 def refuse_damage(connection: DBAPIConnection) -> None:
@@ -153,7 +122,7 @@ def _empty_log(connection: DBAPIConnection) -> None:
             "closes it: the next upgrade after that completes the clean-up"
         )
     elif is_marked(connection):
-        connection.execute(f"PRAGMA main.application_id = {_NO_MARK}")
+        connection.execute(f"PRAGMA main.application_id = {NO_MARK}")
         connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
 
 

@@ -8,7 +8,6 @@ import re
 
 from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import UnrecognizedSchema
-from credential_db.sqlite.shape import column_names
 
 STAMP_TABLE = "alembic_version"  # the name and the definition that Alembic gives it
 _DEFINITION = (
@@ -44,6 +43,8 @@ def stamps(connection: DBAPIConnection) -> list[str] | None:
     Raises:
         UnrecognizedSchema: It is not Alembic's.
     """
+    from credential_db.sqlite.shape import column_names  # costs a process that only looks
+
     columns = column_names(connection, STAMP_TABLE)
     if not columns:
         return None

@@ -12,7 +12,6 @@ from credential_db.sqlite.cipher import INSTALL, Cipher
 from credential_db.sqlite.cipher import module as installed_sqlcipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, main_file
 from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.failures import clean
 from credential_db.sqlite.files import (
     create_private_file,
     exists,
@@ -106,6 +105,8 @@ class Target:
 
     def clean(self, error: BaseException) -> BaseException:
         """An error about this database, without anything that was in it."""
+        from credential_db.sqlite.failures import clean  # costs a process that only looks
+
         name = self.name
         return clean(
             error,
@@ -207,4 +208,6 @@ def failure_of(error: BaseException, opened: Target | None, named: object) -> Ba
     with contextlib.suppress(Exception):
         if isinstance(named, str | os.PathLike) and "://" not in os.fsdecode(named):
             name = file_of_name(os.fsdecode(named))
+    from credential_db.sqlite.failures import clean  # costs a process that only looks
+
     return clean(error, name, lock_holders(name))

@@ -1,0 +1,38 @@
+"""The mark of a file that is still to be scrubbed: read at every process start."""
+
+import os
+
+from credential_db.sqlite.driver import DBAPIConnection
+
+# ``PRAGMA application_id``, which nobody else uses in a file that has none:
+# https://www.sqlite.org/pragma.html#pragma_application_id
+MARK = int.from_bytes(b"scrb", "big")
+NO_MARK = 0
+
+
+def is_marked(connection: DBAPIConnection) -> bool:
+    """Whether replaced secrets may still be in free space of the file."""
+    return application_id(connection) == MARK
+
+
+def is_waiting(connection: DBAPIConnection) -> bool:
+    """Whether they may, and this connection could do something about it."""
+    if not is_marked(connection):
+        return False
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    (file,) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    (read_only,) = cursor.execute("PRAGMA query_only").fetchone()
+    return not read_only and all(os.access(path, os.W_OK) for path in (file, os.path.dirname(file)))
+
+
+def is_due(connection: DBAPIConnection) -> bool:
+    """Whether to scrub after this commit: always, where a number of the user's takes no mark."""
+    return application_id(connection) != NO_MARK
+
+
+def application_id(connection: DBAPIConnection) -> int:
+    """The number in the file's header."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return int(cursor.execute("PRAGMA main.application_id").fetchone()[0])
