@@ -14,7 +14,7 @@ import credential_db
 from conftest import CommandLine
 from credential_db import SCHEMA_VERSION, CredentialDBError
 from credential_db.sqlite import cipher, opening, target
-from vaults import STAMPS, Vault, ed25519_key, keys
+from vaults import STAMPS, Vault, at_head, ed25519_key, keys
 
 KEY = bytes(range(32))
 IN_WORDS = "pass phrase"
@@ -138,7 +138,7 @@ def test_a_new_file_can_be_read_by_hand_with_the_same_settings(
     by_hand = (path, settings) if literal == "raw key" else (path, settings, f"'{IN_WORDS}'")
     with opened(*by_hand) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (HEAD,)
-        assert connection.execute("SELECT count(*) FROM ssh_keys").fetchone() == (0,)
+        assert connection.execute(at_head("SELECT count(*) FROM {ssh_keys}")).fetchone() == (0,)
     with pytest.raises(sqlite3.DatabaseError), closing(sqlite3.connect(path)) as connection:
         connection.execute("SELECT * FROM sqlite_master")
 

@@ -12,7 +12,7 @@ import pytest
 
 import credential_db
 from credential_db import CredentialDBError, NotADatabase
-from vaults import HEAD, Vault, keys
+from vaults import HEAD, Vault, keys, upgrade_to_2
 
 PAGE = 4096
 
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(
     damaged = DAMAGE[damage](plain_vault, plain_vault.path.read_bytes())
     plain_vault.path.write_bytes(damaged)
     with pytest.raises(CredentialDBError) as caught:
-        credential_db.upgrade(plain_vault.path)
+        upgrade_to_2(plain_vault.path)
     assert isinstance(caught.value, NotADatabase), str(caught.value)
     assert "damaged" in str(caught.value)
     assert plain_vault.path.read_bytes() == damaged, "a rebuild would lose what can be read"
@@ -114,7 +114,7 @@ def test_whatever_byte_is_flipped_what_could_be_read_still_can(plain_vault: Vaul
         before = table_scans(plain_vault)
         plain_vault.path.write_bytes(damaged)
         try:
-            credential_db.upgrade(plain_vault.path)
+            upgrade_to_2(plain_vault.path)
         except CredentialDBError:
             where = f"byte {position}"
             assert plain_vault.path.read_bytes() == damaged, f"{where}: refused, and yet changed"

@@ -17,7 +17,7 @@ from alembic.util import CommandError
 from sqlcipher3 import dbapi2 as sqlcipher
 
 import credential_db
-from attacks import Watched
+from attacks import Watched, skip_under_coverage
 from conftest import PASSPHRASE
 from credential_db import SCHEMA_VERSION, CredentialDBError, key_conversion, scripts
 from credential_db.sqlite.cipher import Cipher, Passphrase
@@ -134,6 +134,8 @@ class Alarm(BaseException):
 
 
 def test_a_signal_at_any_moment_shows_nothing(tmp_path: Path) -> None:
+    skip_under_coverage()
+
     def ring(*_: object) -> None:
         raise Alarm
 
@@ -146,7 +148,7 @@ def test_a_signal_at_any_moment_shows_nothing(tmp_path: Path) -> None:
                 signal.setitimer(signal.ITIMER_REAL, 0.001 + number * 0.0008)
                 credential_db.upgrade(vault.path, **vault.options)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            except Alarm as error:
+            except (Alarm, credential_db.CredentialDBError) as error:  # in a lock of Python's own
                 rang += 1
                 # Where it rang in the host's own code it is the host's own.
                 assert_error_shows_nothing(error)
@@ -321,7 +323,7 @@ def test_a_trigger_on_the_stamp_does_not_fire(vault: Vault, stamped: bool) -> No
     config.set_main_option("sqlalchemy.url", str(vault.path))
     for step in (command.downgrade, command.stamp, command.upgrade):
         step(config, "v1" if step is not command.upgrade else "head")
-    command.stamp(config, "v2", purge=True)
+    command.stamp(config, "head", purge=True)
     assert vault.stamps() == STAMPS
     assert [entry for entry in vault.schema() if entry[0] == "trigger"] == before
 

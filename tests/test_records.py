@@ -11,6 +11,7 @@ import pytest
 import credential_db
 from credential_db import head, records, schema
 from credential_db.sqlite.alterations import shape_of_metadata
+from credential_db.sqlite.driver import create
 from credential_db.sqlite.shape import shape_of_script
 from projects import CHECKOUT, Project
 from steps import step
@@ -116,6 +117,16 @@ def test_a_new_file_in_one_shot_is_what_the_revisions_make(vault: Vault, tmp_pat
     for file in (vault, long_way):
         status = credential_db.status(file.path, **file.options)
         assert (status.state, status.detail) == ("current", f"version {HEAD}"), "see its detail"
+
+
+def test_an_index_on_record_is_made_on_the_table_of_the_file() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TEMP TABLE t (other)")
+        create(connection, ("CREATE TABLE t (a)", "CREATE UNIQUE INDEX i ON t (a)"))
+        assert connection.execute("SELECT name FROM main.sqlite_master").fetchall() == [
+            ("t",),
+            ("i",),
+        ]
 
 
 # The tool

@@ -12,7 +12,7 @@ import pytest
 
 import credential_db
 from credential_db.command_line import main
-from vaults import HEAD, Vault, ed25519_key, keys
+from vaults import HEAD, Vault, at_head, ed25519_key, keys
 
 Said = tuple[int, str]
 
@@ -151,16 +151,20 @@ def test_repair_puts_right_what_status_names(say: Callable[..., Said]) -> None:
     credential_db.upgrade("vault.db")
     key = ed25519_key(1)
     vault = Vault(Path("vault.db"))
+    assignments = at_head("{ssh_key_assignments}")
     vault.execute(
-        "CREATE TABLE rest AS SELECT * FROM ssh_key_assignments",
-        "DROP TABLE ssh_key_assignments",
-        "ALTER TABLE rest RENAME TO ssh_key_assignments",
-        (
-            "INSERT INTO ssh_keys (id, key_type, private_der, public_blob, fingerprint)"
-            " VALUES (7, ?, ?, ?, ?)",
-            (key.key_type, key.der, key.public_blob, key.fingerprint(2)),
+        at_head(
+            "INSERT INTO {ssh_keys} ({ssh_keys.id}, {ssh_keys.key_type}, {ssh_keys.private_der},"
+            f" {{ssh_keys.public_blob}}, {{ssh_keys.fingerprint}}) VALUES (7, '{key.key_type}',"
+            f" x'{key.der.hex()}', x'{key.public_blob.hex()}', '{key.fingerprint(2)}')"
         ),
-        "INSERT INTO ssh_key_assignments VALUES ('a', 7, 'now')",
+        at_head(
+            "INSERT INTO {ssh_key_assignments}"
+            " ({ssh_key_assignments.scope}, {ssh_key_assignments.key_id}) VALUES ('a', 7)"
+        ),
+        f"CREATE TABLE rest AS SELECT * FROM {assignments}",
+        f"DROP TABLE {assignments}",
+        f"ALTER TABLE rest RENAME TO {assignments}",
     )
     lost = credential_db.status("vault.db").detail
     assert "FOREIGN KEY" in lost
@@ -169,6 +173,6 @@ def test_repair_puts_right_what_status_names(say: Callable[..., Said]) -> None:
     assert "-x repair=true upgrade head" in said
     status, said = say("-x", "db=vault.db", "-x", "repair=true", "upgrade", "head")
     assert status == 0, said
-    assert "Put right: ssh_key_assignments: FOREIGN KEY" in said
+    assert f"Put right: {assignments}: FOREIGN KEY" in said
     assert "FOREIGN KEY" not in credential_db.status("vault.db").detail
     assert vault.value("SELECT count(*) FROM ssh_key_assignments") == 1

@@ -6,7 +6,7 @@ And if there is no schema in it yet: create it, in one shot.
 import sqlite3
 
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
-from credential_db.sqlite.driver import DBAPIConnection, is_locked
+from credential_db.sqlite.driver import DBAPIConnection, create, is_locked
 from credential_db.sqlite.lending import borrowed, plain_rows
 from credential_db.sqlite.mark import is_waiting
 from credential_db.sqlite.opening import file_uri
@@ -102,8 +102,7 @@ def create_where_empty(connection: DBAPIConnection, timeout: float) -> bool:
 def create_head(connection: DBAPIConnection) -> None:
     """Make all of the current version, inside of a transaction."""
     for statements in DDL.values():
-        for statement in statements:
-            connection.execute(statement)
+        create(connection, statements)
     write_stamps(connection, SCHEMA_VERSION)
 
 

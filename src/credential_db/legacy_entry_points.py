@@ -5,7 +5,7 @@ from typing import Any
 from credential_db.current import create_where_empty
 from credential_db.head import DDL, SCHEMA_VERSION
 from credential_db.interface import upgrade
-from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.driver import DBAPIConnection, create
 from credential_db.sqlite.lending import borrowed, busy_timeout
 from credential_db.sqlite.target import Target, failure_of
 from credential_db.sqlite.transaction import write_transaction
@@ -38,8 +38,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
             return
         with borrowed(conn), write_transaction(conn, timeout=timeout):
             for table in _missing(conn):
-                for statement in DDL[table]:
-                    conn.execute(statement)
+                create(conn, DDL[table])
         return
     except BaseException as error:
         failure = failure_of(error, opened, conn)

@@ -87,7 +87,7 @@ class Migration:
             CredentialDBError: It is not one of ours, or the backup cannot be made.
         """
         connection = self._connection
-        shim.refuse_shadows(connection)
+        adoption.refuse_shadows(connection, records.tables_ever())
         self._purging = is_purge()
         found = shim.recognize(connection, purging=self._purging)
         self._before = found.version
@@ -166,8 +166,7 @@ class Migration:
         found = shim.recognize(connection)
         self._after = found.version
         record = None if self._after is None else records.record(self._after)
-        stamped_anew = command_name() == "stamp" and found.version != self._before
-        if found.stamped and (self._purging or stamped_anew):
+        if self._purging and found.stamped:
             shim.refuse_inexact(connection, self._after or 0)
         if self._after is not None and command_name() != "stamp":
             if self._adopted or self._options.repair:

@@ -102,25 +102,6 @@ def records_of_tables(connection: DBAPIConnection, version: int) -> dict[str, Sh
     }
 
 
-def refuse_shadows(connection: DBAPIConnection) -> None:
-    """Raise where temporary objects of a connection stand before those of the file.
-
-    Raises:
-        CredentialDBError: They do; SQLite looks into the temporary schema first.
-    """
-    names = {name.lower() for name in (*tables_ever(), STAMP_TABLE)}
-    shadows = sorted(
-        f"{entry.type} {entry.name}"
-        for entry in objects(connection, "temp")
-        if entry.type in ("table", "view") and entry.name.lower() in names
-    )
-    if shadows:
-        raise UnrecognizedSchema(
-            f"this connection has the temporary {', '.join(shadows)}, which would be taken for the "
-            "file's: drop it, or hand in another connection; nothing was changed"
-        )
-
-
 def refuse_inexact(connection: DBAPIConnection, version: int) -> None:
     """Raise where the tables are not just those of a version that is written into the stamps.
 

@@ -3,21 +3,41 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.ddl_text import normalized
+from credential_db.sqlite.driver import DBAPIConnection, create
 from credential_db.sqlite.errors import UnrecognizedSchema
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import Shape, definition_of, normalized
+from credential_db.sqlite.shape import Shape, definition_of, objects
+from credential_db.sqlite.stamps import STAMP_TABLE
 from credential_db.sqlite.table_copy import copy_table
 
 # What a table may promise beyond its record, and a copy by the record would take from it.
 _LOST_BY_A_COPY = re.compile(r"UNIQUE|CHECK|FOREIGN KEY|STRICT|WITHOUT ROWID|column \w+ COLLATE")
 
 
+def refuse_shadows(connection: DBAPIConnection, tables: Iterable[str]) -> None:
+    """Raise where temporary objects of a connection stand before tables of the file.
+
+    Raises:
+        UnrecognizedSchema: They do; SQLite looks into the temporary schema first.
+    """
+    names = {name.lower() for name in (*tables, STAMP_TABLE)}
+    shadows = sorted(
+        f"{entry.type} {entry.name}"
+        for entry in objects(connection, "temp")
+        if entry.type in ("table", "view") and entry.name.lower() in names
+    )
+    if shadows:
+        raise UnrecognizedSchema(
+            f"this connection has the temporary {', '.join(shadows)}, which would be taken for the "
+            "file's: drop it, or hand in another connection; nothing was changed"
+        )
+
+
 def create_missing(connection: DBAPIConnection, record: Shape, tables: Iterable[str]) -> None:
     """Create tables that a recognised file lacks, as older programs did at every open."""
     for table in tables:
-        for statement in record.statements[table]:
-            connection.execute(statement)
+        create(connection, record.statements[table])
 
 
 def differences(connection: DBAPIConnection, records: Mapping[str, Shape]) -> list[str]:
@@ -60,8 +80,7 @@ def make_exact(connection: DBAPIConnection, records: Mapping[str, Shape]) -> lis
         if len(in_place) < len(lacking):
             _refuse_additions(connection, record, table)
             copy_table(connection, table, create_table)
-        for statement in in_place:
-            connection.execute(statement)
+        create(connection, in_place)
         repaired += sorted(lacking)
     return repaired
 

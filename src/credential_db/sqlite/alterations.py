@@ -13,9 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from credential_db.sqlite.alembic_internals import driver_connection_of, unobserved_engine
+from credential_db.sqlite.ddl_text import is_autoincrement
 from credential_db.sqlite.driver import quoted
 from credential_db.sqlite.revising import CopyTable
-from credential_db.sqlite.shape import Shape, is_autoincrement, read_shape, table_sql
+from credential_db.sqlite.shape import Shape, read_shape, table_sql
 
 
 class Code(ops.MigrateOperation):

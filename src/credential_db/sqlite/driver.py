@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, Protocol, TypeGuard
 
@@ -67,6 +67,15 @@ def _driver(connection: object) -> ModuleType | None:
 def quoted(name: str) -> str:
     """A name of SQL, between double quotes."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def create(connection: DBAPIConnection, statements: Iterable[str]) -> None:
+    """Run recorded ``CREATE`` statements: in the file, whatever temporary table hides a table."""
+    for statement in statements:
+        is_table = statement.startswith("CREATE TABLE")
+        connection.execute(
+            statement if is_table else statement.replace(" INDEX ", " INDEX main.", 1)
+        )
 
 
 def main_file(connection: DBAPIConnection) -> str:

@@ -1,7 +1,6 @@
 """Connections that are lent by their owner: used with care, and given back as they came."""
 
 import contextlib
-import math
 from collections.abc import Iterator
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
@@ -63,7 +62,7 @@ def checked_timeout(timeout: float) -> float:
     Raises:
         CredentialDBError: It is negative, or no number.
     """
-    if not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+    if not isinstance(timeout, int | float) or not timeout >= 0:
         raise CredentialDBError("a timeout is a number of seconds, 0 or more")
     return min(timeout, _LONGEST_TIMEOUT / 1000)
 

@@ -121,13 +121,11 @@ class _Rows:
 
     def _rowids(self) -> Iterator[int]:
         """By rowid, whatever is called the key: each row has one, and no two have the same."""
-        select = (
-            f"SELECT +rowid FROM {self._table} WHERE rowid {{}} ? ORDER BY rowid LIMIT {_BATCH}"
-        )
-        batch = self._connection.execute(select.format(">="), (-(2**63),)).fetchall()
+        rows = f"SELECT +rowid FROM {self._table} WHERE rowid {{}} ? ORDER BY rowid LIMIT {_BATCH}"
+        batch = self._connection.execute(rows.format(">="), (-(2**63),)).fetchall()
         while batch:
             yield from (row for (row,) in batch)
-            batch = self._connection.execute(select.format(">"), batch[-1]).fetchall()
+            batch = self._connection.execute(rows.format(">"), batch[-1]).fetchall()
 
     def _convert(self, row: int) -> None:
         refused = self._write(row)
@@ -185,18 +183,15 @@ class _Rows:
             (row,),
         ).fetchone()
         if found is None or self._double is None:
-            raise CredentialDBError(
-                f"row {row} of {self._table} cannot be written "
-                f"({known_text(refused)}); nothing was changed"
-            )
+            reason = known_text(refused)
+            raise CredentialDBError(f"row {row} of {self._table} cannot be written: {reason}")
         (other,) = found
         self._problems.setdefault(other, f"{self._double.reason} {self._name(row)}")
         return f"{self._double.reason} {self._name(other)}"
 
     def _id(self, row: int) -> int:
-        (found,) = self._connection.execute(
-            f"SELECT +{self._key} FROM {self._table} WHERE rowid = ?", (row,)
-        ).fetchone()
+        select = f"SELECT +{self._key} FROM {self._table} WHERE rowid = ?"
+        (found,) = self._connection.execute(select, (row,)).fetchone()
         return found if isinstance(found, int) else row
 
     def _name(self, row: int) -> str:
@@ -242,14 +237,12 @@ def convert_rows(
     """
     if f"{table}: WITHOUT ROWID" in definition_of(connection, [table], ()):
         raise UnrecognizedSchema(
-            f"table {table} is WITHOUT ROWID, which no version was: move its rows into a table "
-            "with the definition of record, then run again; nothing was changed"
+            f"table {table} is WITHOUT ROWID: move its rows into one that is not"
         )
     rows = _Rows(connection, table, conversions, key=key, double=double, called=called)
     with triggers_suspended(connection, table):
         total = rows.convert_all()
-    problems = rows.named_problems()
-    if problems:
+    if problems := rows.named_problems():
         refuse_damage(connection)  # else the advice would be to delete what can be recovered
         raise error(problems)
     return total

@@ -10,6 +10,14 @@ from contextlib import closing
 from functools import cache
 from typing import Any, NamedTuple, cast
 
+from credential_db.sqlite.ddl_text import (
+    COLLATED_COLUMN,
+    STRING,
+    checks,
+    is_autoincrement,
+    normalized,
+    without_comments,
+)
 from credential_db.sqlite.driver import DBAPIConnection, quoted
 
 
@@ -188,8 +196,8 @@ def _written_in(connection: DBAPIConnection, table: str) -> Iterator[str]:
         yield "AUTOINCREMENT"
     for condition in checks(sql):
         yield f"CHECK ({condition})"
-    bare = _STRING.sub("''", _without_comments(sql))
-    for column, collation in _COLLATED_COLUMN.findall(bare):
+    bare = STRING.sub("''", without_comments(sql))
+    for column, collation in COLLATED_COLUMN.findall(bare):
         yield f"column {column.lower()} COLLATE {collation.upper()}"
     for clause in re.findall(r"\bON\s+CONFLICT\s+(\w+)", bare, re.IGNORECASE):
         yield f"ON CONFLICT {clause.upper()}"
@@ -197,66 +205,3 @@ def _written_in(connection: DBAPIConnection, table: str) -> Iterator[str]:
         r"\b(STRICT|WITHOUT\s+ROWID)\b", bare.rpartition(")")[2], re.IGNORECASE
     ):
         yield " ".join(option.upper().split())
-
-
-def is_autoincrement(sql: str) -> bool:
-    """Whether a ``CREATE TABLE`` says AUTOINCREMENT."""
-    return re.search(r"\bAUTOINCREMENT\b", _without_comments(sql), re.IGNORECASE) is not None
-
-
-@cache
-def checks(sql: str) -> tuple[str, ...]:
-    """The conditions of all CHECK constraints in a ``CREATE TABLE``, in one spelling.
-
-    No pragma tells them.
-    """
-    sql = _without_comments(sql)
-    found = []
-    for match in re.finditer(r"\bCHECK\s*\(", sql, re.IGNORECASE):
-        depth, quote, end = 1, "", match.end()
-        while depth:
-            character = sql[end]
-            if quote:
-                quote = "" if character == quote else quote
-            elif character in "'\"`":
-                quote = character
-            else:
-                depth += {"(": 1, ")": -1}.get(character, 0)
-            end += 1
-        found.append(normalized(sql[match.end() - 1 : end]))
-    return tuple(sorted(found))
-
-
-_COMMENT_OR_STRING = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_STRING = re.compile(r"('(?:[^']|'')*')")
-_COLLATED_COLUMN = re.compile(
-    r'[(,]\s*["`\[]?(\w+)["`\]]?\s[^,()]*?\bCOLLATE\s+["`\[]?(\w+)', re.IGNORECASE
-)
-
-
-def _without_comments(sql: str) -> str:
-    return _COMMENT_OR_STRING.sub(lambda match: match[1] or " ", sql)
-
-
-def normalized(condition: str) -> str:
-    """One spelling: no quotes around names, no needless white space or parentheses."""
-    parts = _STRING.split(condition)
-    for position in range(0, len(parts), 2):  # what is not a string
-        bare = re.sub(r'["`\[\]]', "", parts[position]).lower()
-        bare = re.sub(r"\s+", " ", bare)
-        parts[position] = re.sub(r" ?([(),<>=!+*/|-]) ?", r"\1", bare)
-    text = "".join(parts).strip()
-    while _encloses_all(text):
-        text = text[1:-1].strip()
-    return text
-
-
-def _encloses_all(text: str) -> bool:
-    if not (text.startswith("(") and text.endswith(")")):
-        return False
-    depth = 0
-    for position, character in enumerate(_STRING.sub(lambda m: "'" * len(m[0]), text)):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0:
-            return position == len(text) - 1
-    return False

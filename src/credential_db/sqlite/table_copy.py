@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from credential_db.sqlite.ddl_text import is_autoincrement
 from credential_db.sqlite.driver import DBAPIConnection, driver, is_driver_error, quoted
 from credential_db.sqlite.errors import UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.shape import (
     SchemaObject,
     column_names,
-    is_autoincrement,
     objects,
     rowid_column,
     table_sql,

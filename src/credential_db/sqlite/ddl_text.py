@@ -1,0 +1,68 @@
+"""What only the text of a ``CREATE`` statement tells, in one spelling."""
+
+import re
+from functools import cache
+
+
+def is_autoincrement(sql: str) -> bool:
+    """Whether a ``CREATE TABLE`` says AUTOINCREMENT."""
+    return re.search(r"\bAUTOINCREMENT\b", without_comments(sql), re.IGNORECASE) is not None
+
+
+@cache
+def checks(sql: str) -> tuple[str, ...]:
+    """The conditions of all CHECK constraints in a ``CREATE TABLE``, in one spelling.
+
+    No pragma tells them.
+    """
+    sql = without_comments(sql)
+    found = []
+    for match in re.finditer(r"\bCHECK\s*\(", sql, re.IGNORECASE):
+        depth, quote, end = 1, "", match.end()
+        while depth:
+            character = sql[end]
+            if quote:
+                quote = "" if character == quote else quote
+            elif character in "'\"`":
+                quote = character
+            else:
+                depth += {"(": 1, ")": -1}.get(character, 0)
+            end += 1
+        found.append(normalized(sql[match.end() - 1 : end]))
+    return tuple(sorted(found))
+
+
+__COMMENT_OR_STRING = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
+STRING = re.compile(r"('(?:[^']|'')*')")
+COLLATED_COLUMN = re.compile(
+    r'[(,]\s*["`\[]?(\w+)["`\]]?\s[^,()]*?\bCOLLATE\s+["`\[]?(\w+)', re.IGNORECASE
+)
+
+
+def without_comments(sql: str) -> str:
+    """The same statement, a space for each comment."""
+    return __COMMENT_OR_STRING.sub(lambda match: match[1] or " ", sql)
+
+
+def normalized(condition: str) -> str:
+    """One spelling: no quotes around names, no needless white space or parentheses."""
+    parts = STRING.split(condition)
+    for position in range(0, len(parts), 2):  # what is not a string
+        bare = re.sub(r'["`\[\]]', "", parts[position]).lower()
+        bare = re.sub(r"\s+", " ", bare)
+        parts[position] = re.sub(r" ?([(),<>=!+*/|-]) ?", r"\1", bare)
+    text = "".join(parts).strip()
+    while _encloses_all(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def _encloses_all(text: str) -> bool:
+    if not (text.startswith("(") and text.endswith(")")):
+        return False
+    depth = 0
+    for position, character in enumerate(STRING.sub(lambda m: "'" * len(m[0]), text)):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return position == len(text) - 1
+    return False
