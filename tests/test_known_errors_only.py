@@ -133,6 +133,8 @@ class Alarm(BaseException):
     """As a host's deadline, from a signal handler."""
 
 
+# One that rings in a callback of the garbage collector is nobody's to catch.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_at_any_moment_shows_nothing(tmp_path: Path) -> None:
     skip_under_coverage()
 

@@ -624,3 +624,16 @@ def test_a_script_of_a_table_copy_is_refused(tmp_path: Path) -> None:
         assert "FAILED: table ssh_keys has to be copied" in text
         assert "run this range without --sql" in text
         assert "DROP TABLE" not in text
+
+
+def test_a_script_for_an_empty_file_needs_no_copy(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["a wider CHECK"].edits)
+    project.bump()
+    (script,) = project.run(("upgrade", {"revision": "head", "sql": True}))
+    file = Vault(tmp_path / "new.db")
+    with closing(file.connect()) as connection:
+        connection.executescript(script)
+    assert file.stamps() == ("v3", 3)
+    (printed,) = project.run(("check", {"db": file.path}))
+    assert "No new upgrade operations detected" in printed

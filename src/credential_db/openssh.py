@@ -14,7 +14,14 @@ from credential_db.sqlite.row_conversion import BadRow
 
 # What cryptography's loaders raise for damage of one kind or another. Whatever else comes out of
 # them, a host's alarm or a want of memory, says nothing about the key.
-DAMAGE = (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm, InternalError)
+DAMAGE = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+    UnsupportedAlgorithm,
+    InternalError,
+)
 
 # cryptography would take the first of several blocks, and skip what stands around it.
 _ONE_PEM_BLOCK = re.compile(

@@ -1,14 +1,20 @@
 """What ``--sql`` prints: a script for the sqlite3 shell instead of a change of a file."""
 
 from collections.abc import Collection
+from itertools import chain
 
 from alembic.migration import MigrationContext
 from alembic.runtime.migration import MigrationInfo
 from alembic.util import CommandError
 from sqlalchemy import text
 
+from credential_db import records
 from credential_db.sqlite.alembic_internals import command_name, context, operating
 from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, version_of
+
+STAMP_DDL = (
+    f"CREATE TABLE IF NOT EXISTS {STAMP_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+)
 
 
 def number_follows_stamp(
@@ -33,12 +39,16 @@ def write_script() -> None:
     if command_name() == "upgrade" and first is not None and last is not None and first > last:
         raise CommandError(f"Requested range {start}:{revision_of(last)} goes down")
     with context.begin_transaction(), operating(migration):
+        if command_name() == "upgrade" and start in (None, "base") and last is not None:
+            # An empty file, in one shot: revisions that copy or convert rows have none to look at.
+            stamp = f"INSERT INTO {STAMP_TABLE} VALUES ('{revision_of(last)}')"
+            tables = [*records.record(last).statements.values(), (STAMP_DDL, stamp)]
+            for statement in [*chain(*tables), f"PRAGMA user_version = {last}"]:
+                migration.impl.static_output(f"{statement};")
+            return
         if start not in (None, "base"):
             # A legacy file has no stamp yet for the script to move.
-            context.execute(
-                f"CREATE TABLE IF NOT EXISTS {STAMP_TABLE}"
-                " (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
-            )
+            context.execute(STAMP_DDL)
             context.execute(
                 f"INSERT INTO {STAMP_TABLE} SELECT '{start}'"
                 f" WHERE NOT EXISTS (SELECT 1 FROM {STAMP_TABLE})"
