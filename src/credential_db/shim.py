@@ -9,7 +9,7 @@ can; whatever else a file says is refused here.
 from typing import NamedTuple
 
 from credential_db.head import SCHEMA_VERSION
-from credential_db.records import record, tables_ever
+from credential_db.records import indexes_ever, record, tables_ever
 from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 from credential_db.sqlite.scrub import refuse_damage
@@ -190,7 +190,7 @@ def _settled(
         alike = [
             version
             for version in alike
-            if definition_of(connection, tables_ever(), record(version).indexes)
+            if definition_of(connection, tables_ever(), indexes_ever())
             == record(version).definition
         ]
     if alike == [higher]:
