@@ -222,7 +222,7 @@ def _look(connection: DBAPIConnection) -> Status:
 
     head = SCHEMA_VERSION
     try:
-        version, stamped, agreed, missing = shim.recognize(connection)
+        version, stamped, agreed, missing, shape = shim.recognize(connection)
     except SchemaTooNew as error:
         return Status("ahead", error.version, head, str(error))
     except UnrecognizedSchema as error:
@@ -242,7 +242,7 @@ def _look(connection: DBAPIConnection) -> Status:
         state = "behind"
     remarks += [
         f"lacks {line}"
-        for line in adoption.differences(connection, shim.records_of_tables(connection, version))
+        for line in adoption.differences(shape, shim.records_of_tables(shape, version))
     ]
     of_head = f" of {head}" if version < head and stamped else ""
     return Status(state, version, head, ", ".join([f"version {version}{of_head}", *remarks]))

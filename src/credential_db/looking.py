@@ -34,8 +34,8 @@ def look(options: Options) -> None:
             return
         lost = []
         if found.version == SCHEMA_VERSION and not found.missing:
-            tables = shim.records_of_tables(connection, SCHEMA_VERSION)
-            lost = adoption.differences(connection, tables)
+            tables = shim.records_of_tables(found.shape, SCHEMA_VERSION)
+            lost = adoption.differences(found.shape, tables)
     with _head() as head:
         _run(found.version, **autogenerate.options(metadata, head, ""))
     if found.missing:

@@ -101,7 +101,12 @@ class Migration:
             adoption.create_missing(connection, record, found.missing)
             if self._adopted or not found.agreed:
                 self._stamp(found.version)
-        self._survivors = Survivors(connection, records.tables_ever(), records.indexes_ever())
+        shape = found.shape
+        if self._before is None or found.missing:
+            shape = records.shape_of_file(connection)  # with the tables that have been created
+        self._survivors = Survivors(
+            connection, shape, records.tables_ever(), records.indexes_ever()
+        )
 
     def _back_up(self, found: shim.Found) -> None:
         path, target = self._options.backup, self._options.target
@@ -167,14 +172,15 @@ class Migration:
         self._after = found.version
         record = None if self._after is None else records.record(self._after)
         if self._purging and found.stamped:
-            shim.refuse_inexact(connection, self._after or 0)
+            shim.refuse_inexact(found.shape, self._after or 0)
         if self._after is not None and command_name() != "stamp":
             if self._adopted or self._options.repair:
-                tables = shim.records_of_tables(connection, self._after)
-                self._repaired = adoption.make_exact(connection, tables)
+                tables = shim.records_of_tables(found.shape, self._after)
+                self._repaired = adoption.make_exact(connection, found.shape, tables)
             if self._adopted:
                 scrub.mark(connection, records.tables_ever())
-        self._survivors.check(record.definition if record else ())
+        shape = records.shape_of_file(connection) if self._repaired else found.shape
+        self._survivors.check(shape, record.definition if record else ())
         self._to_scrub = is_due(connection)
         if self._to_scrub:
             scrub.refuse_damage(connection)

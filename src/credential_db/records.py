@@ -4,7 +4,8 @@ from functools import cache
 from pathlib import Path
 
 from credential_db.head import SCHEMA_VERSION
-from credential_db.sqlite.shape import Shape, shape_of_script
+from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.shape import Shape, read_shape, shape_of_script
 
 DIRECTORY = Path(__file__).parent / "records"
 
@@ -18,6 +19,11 @@ def script(version: int) -> str:
 def record(version: int) -> Shape:
     """The shape of a version."""
     return shape_of_script(script(version))
+
+
+def shape_of_file(connection: DBAPIConnection) -> Shape:
+    """The shape of what a file has of this vault's, of whatever version each table is."""
+    return read_shape(connection, tables_ever(), indexes_ever())
 
 
 @cache

@@ -9,11 +9,11 @@ can; whatever else a file says is refused here.
 from typing import NamedTuple
 
 from credential_db.head import SCHEMA_VERSION
-from credential_db.records import indexes_ever, record, tables_ever
+from credential_db.records import record, shape_of_file, tables_ever
 from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import Shape, column_names, definition_of, objects
+from credential_db.sqlite.shape import Shape
 from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, stamps, user_version, version_of
 
 LAST_LEGACY_VERSION = 2
@@ -27,12 +27,14 @@ class Found(NamedTuple):
         stamped: Whether Alembic's stamp says so already.
         agreed: Whether the number says so, too.
         missing: Tables of that version that the file lacks.
+        shape: Of its tables, as they are.
     """
 
     version: int | None
     stamped: bool
     agreed: bool
     missing: tuple[str, ...]
+    shape: Shape
 
 
 def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
@@ -63,15 +65,17 @@ def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
             "expected: this is another program's file",
             number,
         )
-    columns = _columns(connection)
+    shape = shape_of_file(connection)
+    columns = shape.columns
+    _refuse_views(shape)
     if purging:
-        return _by_tables_alone(columns)
+        return _by_tables_alone(shape)
     if stamp is not None and stamp != number:
-        return _settled(connection, columns, stamp, number)
+        return _settled(shape, stamp, number)
     if not any(table in columns for table in record(number).columns):
         if stamp is None and not number:
-            _refuse_emptied(connection)
-            return Found(None, stamped=False, agreed=True, missing=())
+            _refuse_emptied(connection, shape)
+            return Found(None, stamped=False, agreed=True, missing=(), shape=shape)
         raise UnrecognizedSchema(
             f"{_claim(number, stamp)}, but the file has none of the tables "
             f"{', '.join(sorted(record(number).columns))}: this is another program's file, or a "
@@ -83,52 +87,44 @@ def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
         if table in columns:
             _check_columns(table, columns[table], versions, _claim(number, stamp), stamp)
     missing = tuple(table for table in record(number).columns if table not in columns)
-    return Found(number, stamp is not None, agreed=True, missing=missing)
+    return Found(number, stamp is not None, agreed=True, missing=missing, shape=shape)
 
 
-def records_of_tables(connection: DBAPIConnection, version: int) -> dict[str, Shape]:
+def records_of_tables(shape: Shape, version: int) -> dict[str, Shape]:
     """For each table of the file the record that it is held against.
 
     It is that of the version, or of the next one that has the columns of a table ahead of it.
     """
     return {
         table: next(
-            shape
-            for shape in map(record, range(version, SCHEMA_VERSION + 1))
-            if shape.columns.get(table) == found
+            known
+            for known in map(record, range(version, SCHEMA_VERSION + 1))
+            if known.columns.get(table) == found
         )
-        for table, found in _columns(connection).items()
+        for table, found in shape.columns.items()
         if table in record(version).columns
     }
 
 
-def refuse_inexact(connection: DBAPIConnection, version: int) -> None:
+def refuse_inexact(shape: Shape, version: int) -> None:
     """Raise where the tables are not just those of a version that is written into the stamps.
 
     Raises:
         UnrecognizedSchema: They are those of another version.
     """
-    columns = _columns(connection)
-    for table, found in columns.items():
+    for table, found in shape.columns.items():
         if table in record(version).columns:
             claim = f"the stamps would say {revision_of(version)}"
             _check_columns(table, found, range(version, version + 1), claim, version)
 
 
-def _columns(connection: DBAPIConnection) -> dict[str, frozenset[str]]:
-    """The columns of each table of ours that the file has.
-
-    Raises:
-        UnrecognizedSchema: A view has the name of one.
-    """
-    names = {name.lower(): name for name in (*tables_ever(), STAMP_TABLE)}
-    for entry in objects(connection):
+def _refuse_views(shape: Shape) -> None:
+    names = {name.lower() for name in (*tables_ever(), STAMP_TABLE)}
+    for entry in shape.objects:
         if entry.type == "view" and entry.name.lower() in names:
             raise UnrecognizedSchema(
                 f"{entry.name} is a view, where a table was expected: rename it"
             )
-    found = ((table, column_names(connection, table)) for table in tables_ever())
-    return {table: columns for table, columns in found if columns}
 
 
 def _check_columns(
@@ -172,29 +168,19 @@ def _claim(number: int, stamp: int | None) -> str:
     return f"the Alembic stamp says {revision_of(stamp)}"
 
 
-def _is_shape_of(columns: dict[str, frozenset[str]], version: int) -> bool:
-    return columns == dict(record(version).columns)
-
-
-def _settled(
-    connection: DBAPIConnection, columns: dict[str, frozenset[str]], stamp: int, number: int
-) -> Found:
+def _settled(shape: Shape, stamp: int, number: int) -> Found:
     """Where stamp and number disagree, the tables decide for the higher, if they are just its.
 
     Old software makes such files in normal use: it writes only the number when it migrates, and
     copies only the tables when it encrypts a file.
     """
     lower, higher = sorted((stamp, number))
-    alike = [version for version in range(lower, higher + 1) if _is_shape_of(columns, version)]
+    versions = range(lower, higher + 1)
+    alike = [version for version in versions if record(version).columns == shape.columns]
     if len(alike) > 1:
-        alike = [
-            version
-            for version in alike
-            if definition_of(connection, tables_ever(), indexes_ever())
-            == record(version).definition
-        ]
+        alike = [version for version in alike if record(version).definition == shape.definition]
     if alike == [higher]:
-        return Found(higher, stamped=True, agreed=False, missing=())
+        return Found(higher, stamped=True, agreed=False, missing=(), shape=shape)
     raise UnrecognizedSchema(
         f"the Alembic stamp says {revision_of(stamp)}, but PRAGMA user_version says {number}, and "
         f"the tables are not just those of version {higher}: find out which of them is right, "
@@ -203,14 +189,12 @@ def _settled(
     )
 
 
-def _by_tables_alone(columns: dict[str, frozenset[str]]) -> Found:
+def _by_tables_alone(shape: Shape) -> Found:
     """The newest version that the tables may be of."""
-    if not columns:
-        return Found(None, stamped=True, agreed=True, missing=())
-    claim = "going by the tables alone"
-    for table, found in columns.items():
-        _check_columns(table, found, range(SCHEMA_VERSION + 1), claim, None)
-    return Found(SCHEMA_VERSION, stamped=True, agreed=True, missing=())
+    for table, found in shape.columns.items():
+        _check_columns(table, found, range(SCHEMA_VERSION + 1), "going by the tables alone", None)
+    version = SCHEMA_VERSION if shape.columns else None
+    return Found(version, stamped=True, agreed=True, missing=(), shape=shape)
 
 
 def _stamp(found: list[str] | None, number: int, *, purging: bool) -> int | None:
@@ -240,8 +224,8 @@ def _stamp(found: list[str] | None, number: int, *, purging: bool) -> int | None
     return version
 
 
-def _refuse_emptied(connection: DBAPIConnection) -> None:
+def _refuse_emptied(connection: DBAPIConnection, shape: Shape) -> None:
     """A file whose schema page was overwritten looks empty, and still has all of its pages."""
     (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
-    if pages > 1 and not objects(connection):
+    if pages > 1 and not shape.objects:
         refuse_damage(connection)

@@ -7,7 +7,7 @@ from credential_db.sqlite.ddl_text import normalized
 from credential_db.sqlite.driver import DBAPIConnection, create
 from credential_db.sqlite.errors import UnrecognizedSchema
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import Shape, definition_of, objects
+from credential_db.sqlite.shape import Shape, objects
 from credential_db.sqlite.stamps import STAMP_TABLE
 from credential_db.sqlite.table_copy import copy_table
 
@@ -40,24 +40,27 @@ def create_missing(connection: DBAPIConnection, record: Shape, tables: Iterable[
         create(connection, record.statements[table])
 
 
-def differences(connection: DBAPIConnection, records: Mapping[str, Shape]) -> list[str]:
+def differences(shape: Shape, records: Mapping[str, Shape]) -> list[str]:
     """What the definitions of the file's tables lack of their records, as lines for people."""
     return sorted(
-        line for table, record in records.items() for line in _lacks(connection, record, table)
+        line for table, record in records.items() for line in _lacks(shape, record, table)
     )
 
 
-def _lacks(connection: DBAPIConnection, record: Shape, table: str) -> frozenset[str]:
-    found = definition_of(connection, [table], record.indexes)
+def _lacks(shape: Shape, record: Shape, table: str) -> frozenset[str]:
+    found = shape.of(table)
     clauses = {f"{line} (not recorded)" for line in found if ": ON CONFLICT" in line}
     return (record.of(table) - found) | clauses
 
 
-def make_exact(connection: DBAPIConnection, records: Mapping[str, Shape]) -> list[str]:
+def make_exact(
+    connection: DBAPIConnection, shape: Shape, records: Mapping[str, Shape]
+) -> list[str]:
     """Give each table the definition of its record, by a copy where it lacks something.
 
     Args:
         connection: Inside the transaction of an upgrade.
+        shape: Of the file.
         records: Of each table that the file has, one with the same columns.
 
     Returns:
@@ -70,7 +73,7 @@ def make_exact(connection: DBAPIConnection, records: Mapping[str, Shape]) -> lis
     """
     repaired: list[str] = []
     for table, record in records.items():
-        lacking = _lacks(connection, record, table)
+        lacking = _lacks(shape, record, table)
         if not lacking:
             continue
         if not repaired:
@@ -78,22 +81,19 @@ def make_exact(connection: DBAPIConnection, records: Mapping[str, Shape]) -> lis
         create_table, *create_indexes = record.statements[table]
         in_place = [sql for sql in create_indexes if f"{table}: {normalized(sql)}" in lacking]
         if len(in_place) < len(lacking):
-            _refuse_additions(connection, record, table)
+            _refuse_additions(shape, record, table)
             copy_table(connection, table, create_table)
         create(connection, in_place)
         repaired += sorted(lacking)
     return repaired
 
 
-def _refuse_additions(connection: DBAPIConnection, record: Shape, table: str) -> None:
-    lines = (
-        line.removeprefix(f"{table}: ")
-        for line in definition_of(connection, [table], record.indexes) - record.of(table)
-    )
+def _refuse_additions(shape: Shape, record: Shape, table: str) -> None:
+    lines = (line.removeprefix(f"{table}: ") for line in shape.of(table) - record.of(table))
     added = sorted(line for line in lines if _LOST_BY_A_COPY.match(line))
     if added:
         raise UnrecognizedSchema(
-            f"table {table} lacks {', '.join(sorted(_lacks(connection, record, table)))}, and has "
+            f"table {table} lacks {', '.join(sorted(_lacks(shape, record, table)))}, and has "
             f"of its own {', '.join(added)}, which putting that right would take from it: move "
             "your rows into a table with the definition of record, then run again; nothing was "
             "changed"

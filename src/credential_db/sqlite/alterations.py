@@ -13,10 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from credential_db.sqlite.alembic_internals import driver_connection_of, unobserved_engine
-from credential_db.sqlite.ddl_text import is_autoincrement
 from credential_db.sqlite.driver import quoted
 from credential_db.sqlite.revising import CopyTable
-from credential_db.sqlite.shape import Shape, read_shape, table_sql
+from credential_db.sqlite.shape import Shape, read_shape
 
 
 class Code(ops.MigrateOperation):
@@ -79,7 +78,7 @@ def reflect(connection: Connection, name: str) -> Table:
             ("column_reflect", MigrationContext.configure(connection).impl.autogen_column_reflect)
         ],
     )
-    if is_autoincrement(table_sql(driver_connection_of(connection.connection), name) or ""):
+    if f"{name}: AUTOINCREMENT" in shape_of(connection).definition:
         table.dialect_kwargs["sqlite_autoincrement"] = True
     return table
 

@@ -11,6 +11,8 @@ from credential_db.sqlite.shape import objects
 
 logger = logging.getLogger(__name__)
 
+_MISMATCH = "foreign key mismatch"
+
 
 class References:
     """Which rows point nowhere before an upgrade; those stay, and a line in the log says so.
@@ -32,22 +34,29 @@ class References:
     def _found(self) -> "tuple[Counter[tuple[str, str]], dict[str, str]]":
         """How many rows of which table point nowhere in which other, and which no one can tell."""
         orphans: Counter[tuple[str, str]] = Counter()
-        unchecked = {}
-        for entry in objects(self._connection):
-            name = quoted(entry.name)
-            if (
-                entry.type != "table"
-                or not self._connection.execute(f"PRAGMA main.foreign_key_list({name})").fetchone()
-            ):
-                continue
+        unchecked: dict[str, str] = {}
+        check = "PRAGMA main.foreign_key_check"
+        try:
+            self._count(check, orphans)
+        except Exception as error:
+            if _MISMATCH not in str(error):
+                raise
+        else:
+            return orphans, unchecked
+        orphans.clear()
+        for entry in objects(self._connection):  # a mistake of the user's own: which table has it?
             try:
-                found = self._connection.execute(f"PRAGMA main.foreign_key_check({name})")
-                orphans.update((entry.name, parent) for _, _, parent, _ in found)
+                if entry.type == "table":
+                    self._count(f"{check}({quoted(entry.name)})", orphans)
             except Exception as error:
-                if "foreign key mismatch" not in str(error):
+                if _MISMATCH not in str(error):
                     raise
-                unchecked[entry.name] = known_text(error)  # a mistake of the user's own
+                unchecked[entry.name] = known_text(error)
         return orphans, unchecked
+
+    def _count(self, check: str, orphans: "Counter[tuple[str, str]]") -> None:
+        rows = self._connection.execute(check)
+        orphans.update((table, parent) for table, _, parent, _ in rows)
 
     def check(self) -> None:
         """Refuse to commit a reference that is lost.

@@ -10,7 +10,7 @@ from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import bare, known_text
 from credential_db.sqlite.progress import Progress
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import definition_of
+from credential_db.sqlite.shape import read_shape
 from credential_db.sqlite.table_copy import triggers_suspended
 
 _BATCH = 256  # row ids held in memory at a time
@@ -235,7 +235,7 @@ def convert_rows(
         CredentialDBError: A row was not written exactly once.
         UnrecognizedSchema: The table has no rowids.
     """
-    if f"{table}: WITHOUT ROWID" in definition_of(connection, [table], ()):
+    if f"{table}: WITHOUT ROWID" in read_shape(connection, [table], ()).definition:
         raise UnrecognizedSchema(
             f"table {table} is WITHOUT ROWID: move its rows into one that is not"
         )

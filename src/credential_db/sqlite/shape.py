@@ -5,7 +5,8 @@ Autogenerate does not see CHECK, AUTOINCREMENT, COLLATE or a primary key; these 
 
 import re
 import sqlite3
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from functools import cache
 from typing import Any, NamedTuple, cast
@@ -28,7 +29,7 @@ class SchemaObject(NamedTuple):
     type: str
     name: str
     table: str
-    sql: str | None
+    sql: str | None  # None for an index that a constraint has made
 
     @property
     def full_name(self) -> str:
@@ -51,41 +52,84 @@ def objects(connection: DBAPIConnection, schema: str = "main") -> list[SchemaObj
     ]
 
 
-def table_sql(connection: DBAPIConnection, table: str) -> str | None:
-    """The ``CREATE TABLE`` of a table of the file, whatever the case of its name; None for none."""
-    row = connection.execute(
-        "SELECT sql || '' FROM main.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE",
-        (table,),
-    ).fetchone()
-    return None if row is None else str(row[0])
+def column_names(connection: DBAPIConnection, table: str) -> frozenset[str]:
+    """The names of a table's columns, in lower case; none where there is no such table."""
+    columns = connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})").fetchall()
+    return frozenset(str(column[1]).lower() for column in columns)
 
 
 class Shape(NamedTuple):
-    """What one version, or the metadata, makes of an empty file."""
+    """A program's tables in a file, at one moment.
 
-    columns: Mapping[str, frozenset[str]]  # of each table
-    statements: Mapping[str, tuple[str, ...]]  # that create each table and its indexes
-    indexes: frozenset[str]  # the names of those made by CREATE INDEX
+    Attributes:
+        objects: Everything in the file, whoever made it.
+        columns: The names of each table's columns, in lower case.
+        rowids: For each table that has one, the column that is another name of the rowid
+            (https://www.sqlite.org/lang_createtable.html#rowid).
+        statements: That create each table and its indexes.
+        definition: Everything that the tables promise, as lines that people can read, independent
+            of the order of columns and of how the statements were written.
+    """
+
+    objects: tuple[SchemaObject, ...]
+    columns: Mapping[str, frozenset[str]]
+    rowids: Mapping[str, str]
+    statements: Mapping[str, tuple[str, ...]]
     definition: frozenset[str]
+
+    @property
+    def indexes(self) -> frozenset[str]:
+        """The names of those made by CREATE INDEX, in a file that holds nothing else."""
+        return frozenset(each.name for each in self.objects if each.type == "index" and each.sql)
 
     def of(self, table: str) -> frozenset[str]:
         """What one table promises."""
         return frozenset(line for line in self.definition if line.startswith(f"{table}: "))
 
 
-def read_shape(connection: DBAPIConnection) -> Shape:
-    """The shape of a file that holds one program's tables and nothing else."""
+def read_shape(
+    connection: DBAPIConnection,
+    tables: Collection[str] | None = None,
+    indexes: Collection[str] | None = None,
+) -> Shape:
+    """Read it in four statements, however many tables there are.
+
+    Args:
+        connection: Rows come as tuples.
+        tables: The names of the program's tables, whether or not they exist; None for all.
+        indexes: The names of those, made by CREATE INDEX, that belong to them; None for all.
+    """
+    found = tuple(objects(connection))
+    in_file = [entry.name for entry in found if entry.type == "table"]
+    wanted = {name.lower(): name for name in (in_file if tables is None else tables)}
+    names = {name: wanted[name.lower()] for name in in_file if name.lower() in wanted}
+    columns = _rows_of(connection, names, _COLUMNS)
+    references = _rows_of(connection, names, _FOREIGN_KEYS)
+    constraints = _rows_of(connection, names, _CONSTRAINT_INDEXES)
+    rowids = {name: _rowid_column(columns[name], constraints[name]) for name in names}
     statements: dict[str, tuple[str, ...]] = {}
-    found = objects(connection)
-    for entry in sorted(found, key=lambda entry: entry.type != "table"):
-        if entry.sql is not None:
-            statements[entry.table] = (*statements.get(entry.table, ()), entry.sql)
-    indexes = frozenset(entry.name for entry in found if entry.type == "index" and entry.sql)
+    lines: set[str] = set()
+    for entry in found:
+        if entry.type == "table" and entry.name in names:
+            statements[names[entry.name]] = (str(entry.sql),)
+            promises = (
+                *_column_lines(columns[entry.name], rowids[entry.name]),
+                *_foreign_key_lines(references[entry.name]),
+                *_constraint_index_lines(constraints[entry.name]),
+                *_written_in(str(entry.sql)),
+            )
+            lines.update(f"{names[entry.name]}: {line}" for line in promises)
+    for entry in found:
+        belongs = indexes is None or entry.name in indexes
+        if entry.type == "index" and entry.sql and entry.table in names and belongs:
+            statements[names[entry.table]] += (entry.sql,)
+            lines.add(f"{names[entry.table]}: {normalized(entry.sql)}")
     return Shape(
-        {table: column_names(connection, table) for table in statements},
+        found,
+        {names[name]: frozenset(str(row[0]).lower() for row in columns[name]) for name in names},
+        {names[name]: rowid for name, rowid in rowids.items() if rowid is not None},
         statements,
-        indexes,
-        definition_of(connection, statements, indexes),
+        frozenset(lines),
     )
 
 
@@ -97,51 +141,49 @@ def shape_of_script(script: str) -> Shape:
         return read_shape(cast(DBAPIConnection, connection))
 
 
-def column_names(connection: DBAPIConnection, table: str) -> frozenset[str]:
-    """The names of a table's columns, in lower case; none where there is no such table."""
-    return frozenset(str(column[1]).lower() for column in _columns(connection, table))
+# https://www.sqlite.org/pragma.html#pragfunc. Without the name of the schema, a temporary table of
+# the same name would be described.
+_COLUMNS = """
+    SELECT m.name || '', p.name, p.type, p."notnull", p.dflt_value, p.pk, p.hidden
+    FROM main.sqlite_master AS m, pragma_table_xinfo(m.name, 'main') AS p
+    WHERE m.type = 'table' AND m.name IN ({}) ORDER BY p.cid
+"""
+_FOREIGN_KEYS = """
+    SELECT m.name || '', p.id, p."table", p."from", p."to", p.on_update, p.on_delete
+    FROM main.sqlite_master AS m, pragma_foreign_key_list(m.name, 'main') AS p
+    WHERE m.type = 'table' AND m.name IN ({}) ORDER BY p.id, p.seq
+"""
+_CONSTRAINT_INDEXES = """
+    SELECT m.name || '', l.name, l.origin, p.name, p.desc, p.coll
+    FROM main.sqlite_master AS m, pragma_index_list(m.name, 'main') AS l,
+        pragma_index_xinfo(l.name, 'main') AS p
+    WHERE m.type = 'table' AND m.name IN ({}) AND l.origin <> 'c' AND p.key
+    ORDER BY l.seq, p.seqno
+"""  # origin c: made by CREATE INDEX, so no part of the table
+
+_Rows = list[tuple[Any, ...]]
 
 
-def _columns(connection: DBAPIConnection, table: str) -> list[tuple[Any, ...]]:
-    return connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})").fetchall()
+def _rows_of(
+    connection: DBAPIConnection, tables: Collection[str], query: str
+) -> defaultdict[str, _Rows]:
+    rows: defaultdict[str, _Rows] = defaultdict(list)
+    places = ", ".join("?" for _ in tables)
+    for table, *row in connection.execute(query.format(places), tuple(tables)).fetchall():
+        rows[table].append(tuple(row))
+    return rows
 
 
-def rowid_column(connection: DBAPIConnection, table: str) -> str | None:
-    """The column that is another name of the rowid: https://www.sqlite.org/lang_createtable.html#rowid."""
-    keys = [column for column in _columns(connection, table) if column[5]]
-    indexed = any(row[3] == "pk" for row in _index_list(connection, table))
-    if len(keys) == 1 and str(keys[0][2]).upper() == "INTEGER" and not indexed:
-        return str(keys[0][1])
+def _rowid_column(columns: _Rows, constraints: _Rows) -> str | None:
+    keys = [(name, kind) for name, kind, _, _, key, _ in columns if key]
+    indexed = any(origin == "pk" for _, origin, *_ in constraints)
+    if len(keys) == 1 and str(keys[0][1]).upper() == "INTEGER" and not indexed:
+        return str(keys[0][0])
     return None
 
 
-def definition_of(
-    connection: DBAPIConnection, tables: Collection[str], indexes: Container[str]
-) -> frozenset[str]:
-    """Everything that the definitions of these tables promise, as lines that people can read.
-
-    Independent of the order of columns, and of how the DDL was written.
-
-    Args:
-        connection: Rows come as tuples.
-        tables: Their names; those that do not exist promise nothing.
-        indexes: The names of those, made by CREATE INDEX, that belong to the definition.
-    """
-    lines = {
-        f"{table}: {line}"
-        for table in tables
-        for lines_of in (_columns_of, _foreign_keys_of, _constraint_indexes_of, _written_in)
-        for line in lines_of(connection, table)
-    }
-    names = {table.lower(): table for table in tables}
-    for entry in objects(connection):
-        if entry.name in indexes and entry.sql and entry.table.lower() in names:
-            lines.add(f"{names[entry.table.lower()]}: {normalized(entry.sql)}")
-    return frozenset(lines)
-
-
-def _columns_of(connection: DBAPIConnection, table: str) -> Iterator[str]:
-    for _, name, kind, not_null, default, key, hidden in _columns(connection, table):
+def _column_lines(columns: _Rows, rowid: str | None) -> Iterator[str]:
+    for name, kind, not_null, default, key, hidden in columns:
         yield (
             f"column {name.lower()} {kind.upper()}"
             f"{' NOT NULL' if not_null else ''}"
@@ -150,48 +192,33 @@ def _columns_of(connection: DBAPIConnection, table: str) -> Iterator[str]:
         )
         if key:
             yield f"column {name.lower()} is number {key} of the PRIMARY KEY"
-    rowid = rowid_column(connection, table)
     if rowid:
         yield f"column {rowid.lower()} is the rowid"
 
 
-def _foreign_keys_of(connection: DBAPIConnection, table: str) -> Iterator[str]:
-    keys: dict[int, list[tuple[Any, ...]]] = {}
-    for key, *reference in connection.execute(
-        f"PRAGMA main.foreign_key_list({quoted(table)})"
-    ).fetchall():
-        keys.setdefault(key, []).append(tuple(reference))
+def _foreign_key_lines(references: _Rows) -> Iterator[str]:
+    keys: defaultdict[int, _Rows] = defaultdict(list)
+    for key, *reference in references:
+        keys[key].append(tuple(reference))
     for parts in keys.values():
-        _, parent, _, _, on_update, on_delete, _ = parts[0]
-        pairs = ", ".join(f"{part[2]} -> {part[3] or 'PRIMARY KEY'}" for part in parts).lower()
+        parent, _, _, on_update, on_delete = parts[0]
+        pairs = ", ".join(f"{part[1]} -> {part[2] or 'PRIMARY KEY'}" for part in parts).lower()
         yield (
             f"FOREIGN KEY to {parent.lower()} ({pairs}) ON UPDATE {on_update} ON DELETE {on_delete}"
         )
 
 
-def _index_list(connection: DBAPIConnection, table: str) -> list[tuple[Any, ...]]:
-    return connection.execute(f"PRAGMA main.index_list({quoted(table)})").fetchall()
+def _constraint_index_lines(constraints: _Rows) -> Iterator[str]:
+    indexes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for index, origin, column, descending, collation in constraints:
+        words = f"{str(column).lower()} COLLATE {collation}{' DESC' if descending else ''}"
+        indexes[index, origin].append(words)
+    for (_, origin), columns in indexes.items():
+        yield f"{'PRIMARY KEY' if origin == 'pk' else 'UNIQUE'} ({', '.join(columns)})"
 
 
-def _constraint_indexes_of(connection: DBAPIConnection, table: str) -> Iterator[str]:
-    for _, index, _, origin, _ in _index_list(connection, table):
-        if origin == "c":
-            continue  # made by CREATE INDEX, so no part of the table
-        columns = ", ".join(
-            f"{str(column).lower()} COLLATE {collation}{' DESC' if descending else ''}"
-            for _, _, column, descending, collation, is_key in connection.execute(
-                f"PRAGMA main.index_xinfo({quoted(index)})"
-            ).fetchall()
-            if is_key
-        )
-        yield f"{'PRIMARY KEY' if origin == 'pk' else 'UNIQUE'} ({columns})"
-
-
-def _written_in(connection: DBAPIConnection, table: str) -> Iterator[str]:
-    """What only the text of the CREATE TABLE tells."""
-    sql = table_sql(connection, table)
-    if sql is None:
-        return
+def _written_in(sql: str) -> Iterator[str]:
+    """What only the text of a CREATE TABLE tells."""
     if is_autoincrement(sql):
         yield "AUTOINCREMENT"
     for condition in checks(sql):

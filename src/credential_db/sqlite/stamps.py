@@ -43,18 +43,19 @@ def stamps(connection: DBAPIConnection) -> list[str] | None:
     Raises:
         UnrecognizedSchema: It is not Alembic's.
     """
-    from credential_db.sqlite.shape import column_names  # costs a process that only looks
-
-    columns = column_names(connection, STAMP_TABLE)
-    if not columns:
-        return None
-    if "version_num" not in columns:
-        raise UnrecognizedSchema(
-            f"table {STAMP_TABLE} has no column version_num: it is not Alembic's, and stands "
-            "where Alembic's belongs; rename it"
-        )
-    rows = connection.execute(f"SELECT version_num || '' FROM main.{STAMP_TABLE}").fetchall()
-    return [str(row[0]) for row in rows]
+    try:
+        rows = connection.execute(f"SELECT version_num || '' FROM main.{STAMP_TABLE}").fetchall()
+    except Exception as error:
+        if str(error).startswith("no such table"):
+            return None
+        if not str(error).startswith("no such column"):
+            raise
+    else:
+        return [str(row[0]) for row in rows]
+    raise UnrecognizedSchema(
+        f"table {STAMP_TABLE} has no column version_num: it is not Alembic's, and stands "
+        "where Alembic's belongs; rename it"
+    )
 
 
 def write_stamps(connection: DBAPIConnection, version: int) -> None:

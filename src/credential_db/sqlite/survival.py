@@ -7,13 +7,13 @@ they are compared before the commit, whatever a revision did; a loss is refused 
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Container
+from collections.abc import Collection
 
 from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.references import References
-from credential_db.sqlite.shape import SchemaObject, column_names, definition_of, objects
+from credential_db.sqlite.shape import SchemaObject, Shape, objects
 from credential_db.sqlite.stamps import STAMP_TABLE
 
 logger = logging.getLogger(__name__)
@@ -34,40 +34,47 @@ class Survivors:
 
     Args:
         connection: The driver's connection, inside the transaction of the upgrade.
+        shape: Of the file, as it is.
         tables: The names of the program's own tables, of any version.
         indexes: The names of the indexes that the revisions themselves create and drop.
     """
 
     def __init__(
-        self, connection: DBAPIConnection, tables: Collection[str], indexes: Container[str]
+        self,
+        connection: DBAPIConnection,
+        shape: Shape,
+        tables: Collection[str],
+        indexes: Collection[str],
     ) -> None:
         """Look at the file."""
         self._connection = connection
         self._tables = frozenset(tables)
         self._indexes = indexes
+        self._shape = shape
+        self._objects = self._of_the_user()
+        for _, kind, name in self._objects:
+            if kind == "table":
+                name.encode()  # raises UnicodeError now: the clean-up could not name it either
         self._rows = self._count_rows()
         self._references = References(connection, self._tables)
-        self._objects = self._of_the_user()
         self._broken = self._does_not_compile()
         self._unreadable = self._unreadable_virtual_tables()
-        self._defined = self._definition()
-        self._columns = {table.lower(): column_names(connection, table) for table in tables}
 
     def _count_rows(self) -> dict[str, int]:
-        return {
-            table: self._connection.execute(
-                f"SELECT count(*) FROM main.{quoted(table)}"
-            ).fetchone()[0]
-            for table in sorted(self._tables)
-            if column_names(self._connection, table)
-        }
+        """Of each table, in one statement, since it is asked after every revision."""
+        ours = {table.lower(): table for table in self._tables}
+        counts = [
+            f"SELECT '{ours[entry.name.lower()]}', count(*) FROM main.{quoted(entry.name)}"
+            for entry in objects(self._connection)
+            if entry.type == "table" and entry.name.lower() in ours
+        ]
+        return dict(self._connection.execute(" UNION ALL ".join(counts) or "SELECT 1 WHERE 0"))
 
     def _of_the_user(self) -> dict[tuple[str, str, str], SchemaObject]:
         ours = {table.lower() for table in self._tables}
         return {
             (entry.schema, entry.type, entry.name): entry
-            for schema in ("main", "temp")
-            for entry in objects(self._connection, schema)
+            for entry in (*self._shape.objects, *objects(self._connection, "temp"))
             if entry.sql is not None
             and not (entry.type == "table" and entry.name.lower() in ours | {STAMP_TABLE})
             and not (entry.type == "index" and entry.name in self._indexes)
@@ -80,10 +87,10 @@ class Survivors:
         """
         if not any(entry.type in ("view", "trigger") for entry in self._objects.values()):
             return ""
-        table = next(iter(self._rows), None)
+        table = next(iter(self._shape.columns), None)
         if table is None:
             return ""
-        column = next(iter(sorted(column_names(self._connection, table))))
+        column = min(self._shape.columns[table])
         self._connection.execute("SAVEPOINT looking_into_views")
         try:
             self._connection.execute(
@@ -112,10 +119,7 @@ class Survivors:
                     unreadable.add(entry.name)
         return unreadable
 
-    def _definition(self) -> frozenset[str]:
-        return definition_of(self._connection, self._tables, self._indexes)
-
-    def check_rows(self, changed: Container[str]) -> None:
+    def check_rows(self, changed: Collection[str]) -> None:
         """Account for every row after one revision.
 
         Args:
@@ -150,10 +154,11 @@ class Survivors:
                 f"changes_rows_of = ({next(iter(lost))!r},)"
             )
 
-    def check(self, wanted: Container[str]) -> None:
+    def check(self, shape: Shape, wanted: Collection[str]) -> None:
         """Refuse to commit a loss.
 
         Args:
+            shape: Of the file, as it is now.
             wanted: What the definition of the file's tables is to be now: a line that was there
                 before and is in it must be there still.
 
@@ -161,17 +166,18 @@ class Survivors:
             CredentialDBError: References or constraints would be lost.
             UnrecognizedSchema: Something of the user's would be lost, or not work any more.
         """
-        lost = sorted(line for line in self._defined - self._definition() if line in wanted)
+        before, self._shape = self._shape, shape
+        lost = sorted(line for line in before.definition - shape.definition if line in wanted)
         if lost:
             raise CredentialDBError(
                 f"the migration would lose {'; '.join(lost)}. {_MISTAKE}: op.copy_table takes the "
                 "complete new definition, and keeps what belongs to the table"
             )
-        before, self._objects = self._objects, self._of_the_user()
+        objects_before, self._objects = self._objects, self._of_the_user()
         gone = [
             f"{kind} {name} on table {entry.table}" if kind != "table" else f"table {name}"
-            for (_, kind, name), entry in before.items()
-            if (entry.schema, kind, name) not in self._objects
+            for (schema, kind, name), entry in objects_before.items()
+            if (schema, kind, name) not in self._objects
         ]
         if gone:
             raise UnrecognizedSchema(
@@ -185,16 +191,20 @@ class Survivors:
                 "adapt it, then run again; nothing was changed"
             )
         self._references.check()
-        self._check_triggers()
-        self._check_virtual_tables()
+        self._check_triggers(before)
+        self._check_virtual_tables(before)
 
-    def _check_triggers(self) -> None:
+    def _check_triggers(self, before: Shape) -> None:
         """SQLite takes a trigger on an update of a column that does not exist."""
+        had, has = (
+            {table.lower(): columns for table, columns in shape.columns.items()}
+            for shape in (before, self._shape)
+        )
         for (_, kind, name), entry in self._objects.items():
             of = re.match(r"CREATE TRIGGER .*?\bUPDATE\s+OF\s(.*?)\sON\s", entry.sql or "", _ANY)
             if kind == "trigger" and of:
-                columns = self._columns.get(entry.table.lower(), frozenset())
-                gone = columns - column_names(self._connection, entry.table)
+                table = entry.table.lower()
+                gone = had.get(table, frozenset()) - has.get(table, frozenset())
                 gone &= set(re.findall(r"\w+", of[1].lower()))
                 if gone:
                     raise UnrecognizedSchema(
@@ -203,14 +213,15 @@ class Survivors:
                         "changed"
                     )
 
-    def _check_virtual_tables(self) -> None:
+    def _check_virtual_tables(self, before: Shape) -> None:
         broken = sorted(self._unreadable_virtual_tables() - self._unreadable)
         if broken:
             raise UnrecognizedSchema(
                 f"the virtual table {', '.join(broken)} reads a column that this upgrade renames: "
                 "drop it, upgrade, and make it anew; nothing was changed"
             )
-        altered = {line.partition(":")[0] for line in self._defined - self._definition()}
+        lines = before.definition - self._shape.definition
+        altered = {line.partition(":")[0] for line in lines}
         for (_, kind, name), entry in self._objects.items():
             for pattern, warning in _WARNINGS.items():
                 words = re.search(pattern, entry.sql or "", re.IGNORECASE)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from credential_db.sqlite.ddl_text import is_autoincrement
 from credential_db.sqlite.driver import DBAPIConnection, driver, is_driver_error, quoted
 from credential_db.sqlite.errors import UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
@@ -18,8 +17,7 @@ from credential_db.sqlite.shape import (
     SchemaObject,
     column_names,
     objects,
-    rowid_column,
-    table_sql,
+    read_shape,
 )
 
 _CREATE = re.compile(
@@ -78,10 +76,10 @@ def copy_table(
 
 
 def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[str, str]) -> None:
-    old, new = column_names(connection, table), column_names(connection, copy)
-    kept = sorted(old & new - values.keys())
+    shape = read_shape(connection, (table, copy), ())
+    kept = sorted(shape.columns[table] & shape.columns[copy] - values.keys())
     cells = {**{name: f"o.{quoted(name)}" for name in kept}, **values}
-    rowid = rowid_column(connection, copy)
+    rowid = shape.rowids.get(copy)
     if rowid is None or rowid.lower() not in kept:
         cells["rowid"] = "o.rowid"
     key = "o.rowid" if "rowid" in cells else f"o.{quoted(str(rowid))}"
@@ -199,7 +197,10 @@ def _highest_counter(connection: DBAPIConnection, table: str) -> int | None:
 
 
 def _restore_counter(connection: DBAPIConnection, table: str, before: int | None) -> None:
-    if before is None or not is_autoincrement(table_sql(connection, table) or ""):
+    if (
+        before is None
+        or f"{table}: AUTOINCREMENT" not in read_shape(connection, [table]).definition
+    ):
         return
     highest = max(before, _highest_counter(connection, table) or 0)
     connection.execute("DELETE FROM main.sqlite_sequence WHERE name = ? COLLATE NOCASE", (table,))
