@@ -1,13 +1,13 @@
-"""The one door: every Alembic command passes here, and what makes it safe is said here, once."""
+"""Every Alembic command passes here, and what makes it safe is said here, once."""
 
 import logging.config
 
 from credential_db import scripts
 from credential_db.current import create_where_empty, is_current
 from credential_db.head import SCHEMA_VERSION
-from credential_db.looking import look, write_revision
 from credential_db.migration import Migration, goes_to_head
 from credential_db.options import Options, ask_for_passphrase, options_of
+from credential_db.read_only import read, write_revision
 from credential_db.sql_script import write_script
 from credential_db.sqlite.alembic_internals import command_name, context, failure_of_command
 from credential_db.sqlite.lending import borrowed
@@ -51,7 +51,7 @@ def run() -> None:
         if at_command_line:
             ask_for_passphrase(target)
         writes = command_name() in ("upgrade", "downgrade", "stamp", "ensure_version", "change")
-        return change(options) if writes else look(options)
+        return change(options) if writes else read(options)
     except BaseException as error:
         failure = failure_of_command(error, target)
     raise failure  # outside of the except block, or it would carry what it came from

@@ -34,7 +34,7 @@ warm.set_forkserver_preload(
         "alembic.autogenerate",
         "cryptography.hazmat.primitives.serialization",
         "credential_db.key_conversion",
-        "credential_db.looking",
+        "credential_db.read_only",
         "credential_db.migration",
         "credential_db.scripts",
         "logging.config",

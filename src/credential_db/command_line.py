@@ -111,9 +111,9 @@ def _run(options: Namespace, words: Sequence[str]) -> int:
     parser = _parser(formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", "-n", "--name", dest="elsewhere", help=SUPPRESS)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    look = commands.add_parser("status", help="Say what a database is, and change nothing.")
-    look.add_argument("--json", action="store_true", help="path, state, version, head and detail")
-    look.set_defaults(cmd=None)
+    status = commands.add_parser("status", help="Say what a database is, and change nothing.")
+    status.add_argument("--json", action="store_true", help="path, state, version, head and detail")
+    status.set_defaults(cmd=None)
     if command != "status":
         _add_alembic(parser, commands, (*_COMMANDS, "revision") if in_checkout else _COMMANDS)
     parser.parse_args(words, options)
@@ -134,7 +134,9 @@ def _status(options: Namespace) -> int:
         if not all(re.match(r"db=.|timeout=\d+\.?\d*$", argument) for argument in options.x):
             raise CredentialDBError("status takes -x db=PATH_OR_URL and -x timeout=SECONDS alone")
         path = os.path.abspath(_file(options))
-        found = _look(path, [float(x[8:]) for x in options.x if x.startswith("timeout=")])
+        found = _status_with_passphrase(
+            path, [float(x[8:]) for x in options.x if x.startswith("timeout=")]
+        )
     except CredentialDBError as error:
         found = Status("error", None, SCHEMA_VERSION, str(error))
     if options.json:
@@ -150,7 +152,7 @@ def _status(options: Namespace) -> int:
     return _OF_STATE.get(found.state, 3)
 
 
-def _look(path: str, timeouts: Sequence[float]) -> Status:
+def _status_with_passphrase(path: str, timeouts: Sequence[float]) -> Status:
     settings = passphrase_sources.cipher_settings()
     passphrase: Any = passphrase_sources.of_environment()  # one that does not show itself
     while True:

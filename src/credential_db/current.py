@@ -8,7 +8,7 @@ import sqlite3
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, create, is_locked
 from credential_db.sqlite.lending import borrowed, plain_rows
-from credential_db.sqlite.mark import is_waiting
+from credential_db.sqlite.mark import is_to_be_scrubbed
 from credential_db.sqlite.opening import file_uri
 from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
 from credential_db.sqlite.transaction import write_transaction
@@ -54,7 +54,7 @@ def is_current(connection: DBAPIConnection) -> bool:
         raise
     # The first statement is not finished, so both read one state of the file, under one lock.
     version = number.execute("PRAGMA main.user_version").fetchone()[0]
-    scrubbed = version == SCHEMA_VERSION and not is_waiting(connection)
+    scrubbed = version == SCHEMA_VERSION and not is_to_be_scrubbed(connection)
     return bool(scrubbed and stamps.fetchall() == [(1,)])
 
 

@@ -208,14 +208,14 @@ def status(
             plain_rows(connection),
             read_transaction(connection),
         ):
-            return _look(connection)
+            return _status_of(connection)
     except BaseException as error:
         failure = failure_of(error, opened, target)
     del target, passphrase, opened
     raise failure
 
 
-def _look(connection: DBAPIConnection) -> Status:
+def _status_of(connection: DBAPIConnection) -> Status:
     from credential_db import shim  # only where it is not that simple
     from credential_db.sqlite import adoption
     from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema

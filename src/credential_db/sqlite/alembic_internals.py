@@ -91,12 +91,12 @@ def steps_to(script: ScriptDirectory, revision: str, current: Any) -> Any:
 def command_name() -> str:
     """The name of the function of ``alembic.command`` that is being run.
 
-    Of a program's own function, ``change`` where it goes to a revision, else ``look``.
+    Of a program's own function, ``change`` where it goes to a revision, else ``read``.
     """
     options = _current().context_opts
     name = str(options["fn"].__qualname__).partition(".")[0]
     if "command" in options or not hasattr(alembic_command, name):
-        return str(options.get("command", "change" if "destination_rev" in options else "look"))
+        return str(options.get("command", "change" if "destination_rev" in options else "read"))
     return name
 
 

@@ -91,7 +91,7 @@ def busy_timeout(connection: DBAPIConnection) -> int:
 
 
 @contextlib.contextmanager
-def saying_what_for(path: str, timeout: float) -> Iterator[None]:
+def announcing_a_long_wait(path: str, timeout: float) -> Iterator[None]:
     """Around what may wait for a lock: after two seconds, say who holds it.
 
     Args:

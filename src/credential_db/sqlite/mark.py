@@ -15,7 +15,7 @@ def is_marked(connection: DBAPIConnection) -> bool:
     return application_id(connection) == MARK
 
 
-def is_waiting(connection: DBAPIConnection) -> bool:
+def is_to_be_scrubbed(connection: DBAPIConnection) -> bool:
     """Whether they may, and this connection could do something about it."""
     if not is_marked(connection):
         return False

@@ -8,7 +8,7 @@ from credential_db.sqlite.cipher import module as installed_sqlcipher
 from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import CredentialDBError, ReadOnlyDatabase
 from credential_db.sqlite.files import has_journal_to_roll_back, log_size
-from credential_db.sqlite.lending import IN_MEMORY, saying_what_for
+from credential_db.sqlite.lending import IN_MEMORY, announcing_a_long_wait
 
 TIMEOUT = 30.0  # seconds to wait for another program's lock, where nobody says otherwise
 
@@ -41,7 +41,7 @@ def connect(
         if cipher:
             cipher.unlock(connection)
         size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
-        with saying_what_for(path, timeout):
+        with announcing_a_long_wait(path, timeout):
             (size_in_bytes,) = connection.execute(size).fetchone()
         if cipher or size_in_bytes <= IN_MEMORY:
             connection.execute("PRAGMA temp_store = MEMORY")  # temporary files hold plain text

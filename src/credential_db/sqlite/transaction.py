@@ -1,4 +1,4 @@
-"""The one transaction of an upgrade, and one of a look. No library is imported for it."""
+"""The one transaction of an upgrade, and one that only reads. No library is imported for it."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from credential_db.sqlite.driver import DBAPIConnection, databases, is_driver_error, main_file
 from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.lending import saying_what_for
+from credential_db.sqlite.lending import announcing_a_long_wait
 
 
 class Transaction:
@@ -46,7 +46,7 @@ def write_transaction(
     alone = {name for _, name, _ in databases(connection)} <= {"main", "temp"}
     committing = False
     try:
-        with saying_what_for(path, timeout):
+        with announcing_a_long_wait(path, timeout):
             connection.execute("BEGIN IMMEDIATE" if alone else "BEGIN")
             if not alone:
                 # It frees a page of a file that has any to free, and takes the write lock of each:

@@ -1,4 +1,4 @@
-"""Commands that change no file: those that look at one, and those that write a new revision."""
+"""Commands that change no database: those that read one, and those that write a new revision."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from credential_db.sqlite.stamps import revision_of
 from credential_db.sqlite.transaction import read_transaction
 
 
-def look(options: Options) -> None:
+def read(options: Options) -> None:
     """Run a command that only reads, on a legacy file as if it were stamped."""
     with (
         options.target.opened_to_read() as connection,
