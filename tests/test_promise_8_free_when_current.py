@@ -7,7 +7,7 @@ import pytest
 import credential_db
 from credential_db.current import is_current
 from credential_db.head import COLUMNS, SCHEMA_VERSION
-from vaults import Vault
+from vaults import Vault, keys, upgrade_to_2
 
 HEAD = f"v{SCHEMA_VERSION}"
 CHANGES = {
@@ -59,3 +59,16 @@ def test_a_table_of_another_kind_of_content_is_still_current(vault: Vault, table
         connection.execute(f"INSERT INTO {table} VALUES ({columns})")
         connection.commit()
     assert check(vault)
+
+
+def test_an_upgrade_asks_everything_once(plain_vault: Vault) -> None:
+    """The definitions are read at once and handed on, not asked for table by table."""
+    sent: list[str] = []
+    plain_vault.create(1, content=keys(2))
+    with closing(plain_vault.connect()) as connection:
+        connection.set_trace_callback(sent.append)
+        upgrade_to_2(connection)
+        connection.set_trace_callback(None)
+    own = [statement for statement in sent if not statement.startswith("--")]  # SQLite's own
+    assert any("RENAME COLUMN" in statement for statement in own)
+    assert len(own) <= 100, f"who asks again? These were 210 once:\n{chr(10).join(own)}"
