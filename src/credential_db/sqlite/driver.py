@@ -2,46 +2,14 @@
 
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import ModuleType
-from typing import Any, Protocol, TypeGuard
+from typing import TypeAlias, TypeGuard
 
 from credential_db.sqlite.errors import CredentialDBError
 
-
-class DBAPICursor(Protocol):
-    """What is used of a cursor of ``sqlite3`` or ``sqlcipher3``."""
-
-    row_factory: Any
-
-    @property
-    def rowcount(self) -> int: ...
-    def execute(self, sql: str, parameters: Any = ..., /) -> "DBAPICursor": ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> list[Any]: ...
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class DBAPIConnection(Protocol):
-    """What is used of a connection of ``sqlite3`` or ``sqlcipher3``."""
-
-    isolation_level: Any
-    row_factory: Any
-    text_factory: Any
-
-    def create_function(
-        self, name: str, arguments: int, function: Any, /, *, deterministic: bool = ...
-    ) -> None: ...
-    def set_progress_handler(self, handler: Any, n: int, /) -> None: ...
-
-    @property
-    def in_transaction(self) -> bool: ...
-    def cursor(self) -> DBAPICursor: ...
-    def execute(self, sql: str, parameters: Any = ..., /) -> DBAPICursor: ...
-    def commit(self) -> None: ...
-    def rollback(self) -> None: ...
-    def close(self) -> None: ...
-    def backup(self, target: Any, /) -> None: ...
+# Or one of a module made after it, such as ``sqlcipher3``, which has the same methods.
+DBAPIConnection: TypeAlias = sqlite3.Connection
 
 
 def is_dbapi_connection(target: object) -> TypeGuard[DBAPIConnection]:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
@@ -53,7 +53,7 @@ class _Function:
         self.problem: str | None = None
         self.interruption: BaseException | None = None
 
-    def __call__(self, number: int, *cells: object) -> object:
+    def __call__(self, number: int, *cells: object) -> Any:
         self.called = True
         if self.problem is not None or self.interruption is not None:
             return None

@@ -155,7 +155,7 @@ class Target:
         if not exists(self.path):
             if not create:
                 with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
-                    yield cast(DBAPIConnection, empty)
+                    yield empty
                 return
             if self.cipher:
                 sqlcipher_module()  # before a file is made that nothing here can open
