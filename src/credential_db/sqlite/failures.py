@@ -9,7 +9,6 @@ data, only the kind is told.
 import errno
 import os
 import re
-from typing import NamedTuple
 
 from credential_db.sqlite.driver import is_driver_error, is_drivers_own
 from credential_db.sqlite.errors import (
@@ -35,89 +34,62 @@ _PROGRAMMING_ERRORS = (
 _OF_ALEMBIC = ("alembic.util.exc", "alembic.script.revision")  # they name revisions and files
 
 
-class _Meaning(NamedTuple):
-    name: str  # how SQLite's name of the error begins: https://www.sqlite.org/rescode.html
-    fragment: str  # of SQLite's text (sqlite3ErrStr in its main.c), where there is no name
-    kind: type[CredentialDBError]
-    text: str
-
-
-_MEANINGS = (
-    _Meaning(
-        "SQLITE_LOCKED",
-        "table is locked",  # by the connection itself
+# What the names of SQLite's errors begin with (https://www.sqlite.org/rescode.html), what to raise
+# and what to say.
+_MEANINGS: dict[str, tuple[type[CredentialDBError], str]] = {
+    "SQLITE_LOCKED": (
         DatabaseBusy,
         "a query on this connection to {database}, or on one that shares its cache, is not "
         "finished: fetch all of its rows or close its cursor, then run again",
     ),
-    _Meaning(
-        "SQLITE_BUSY",
-        "is locked",
+    "SQLITE_BUSY": (
         DatabaseBusy,
         "{database} is locked{holders}: wait for that program or stop it, then run again",
     ),
-    _Meaning(
-        "SQLITE_NOTADB",
-        "file is not a database",
+    "SQLITE_NOTADB": (
         NotADatabase,
         "{database} is not a SQLite database, or it is encrypted and the passphrase is missing or "
         "wrong{extra}; the file was not touched",
     ),
-    _Meaning(
-        "SQLITE_CORRUPT",
-        "malformed",
+    "SQLITE_CORRUPT": (
         NotADatabase,
         "{database} is damaged ({name}): restore it from a backup, or save what is left with "
         "the sqlite3 shell's .recover command; the file was not touched",
     ),
-    _Meaning(
-        "SQLITE_READONLY",
-        "readonly database",
+    "SQLITE_READONLY": (
         ReadOnlyDatabase,
         "{database} needs a change and cannot be written: run again as a user who may write to the "
         "file and to its directory",
     ),
-    _Meaning(
-        "SQLITE_CANTOPEN",
-        "unable to open database file",
+    "SQLITE_CANTOPEN": (
         ReadOnlyDatabase,
         "{database} cannot be opened for writing: run again as a user who may write to the file "
         "and to its directory",
     ),
-    _Meaning(
-        "SQLITE_FULL",
-        "is full",
+    "SQLITE_FULL": (
         CredentialDBError,
         "the disk is full while working on {database}: nothing was changed; make room and run "
         "again",
     ),
-    _Meaning(
-        "SQLITE_IOERR",
-        "disk I/O error",
+    "SQLITE_IOERR": (
         CredentialDBError,
         "the disk failed while working on {database}: nothing was changed; check the disk, then "
         "run again",
     ),
-    _Meaning(
-        "SQLITE_INTERRUPT",
-        "interrupted",
+    "SQLITE_INTERRUPT": (
         CredentialDBError,
         "the work on {database} was interrupted by its own program: nothing was changed",
     ),
-    _Meaning(
-        "SQLITE_AUTH",
-        "not authorized",
+    "SQLITE_AUTH": (
         CredentialDBError,
         "the authorizer of this connection to {database} forbids what an upgrade does: nothing was "
         "changed; hand in a connection without one",
     ),
-    _Meaning(
-        "SQLITE_NOMEM",
-        "out of memory",
+    "SQLITE_NOMEM": (
         CredentialDBError,
         "memory ran out while working on {database}: nothing was changed; run again",
     ),
-)
+}
 
 # Text of SQLite's, or of its Python module, that names objects of the schema and nothing else. A
 # trigger's RAISE, an extension, or a function or class of the host's may say anything.
@@ -198,13 +170,9 @@ def _of_driver(error: BaseException, database: str, holders: str, extra: str) ->
         return NotADatabase(
             f"{database} holds text that is not UTF-8 where none was expected; nothing was changed"
         )
-    for meaning in _MEANINGS:
-        if name.startswith(meaning.name) or (not name and meaning.fragment in message):
-            return meaning.kind(
-                meaning.text.format(
-                    database=database, name=name or meaning.name, holders=holders, extra=extra
-                )
-            )
+    for beginning, (kind, text) in _MEANINGS.items():
+        if name.startswith(beginning):
+            return kind(text.format(database=database, name=name, holders=holders, extra=extra))
     known = known_text(error)
     if known.startswith("error in "):  # "error in view v: no such table: main.gone"
         return UnrecognizedSchema(
