@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -9,33 +10,12 @@ _SAY_EVERY = 5.0  # seconds
 _LOOK_EVERY = 256  # rows
 
 
-class Progress:
-    """How far a conversion has come.
-
-    Args:
-        called: What to call the rows.
-        total: How many there are.
-    """
-
-    def __init__(self, called: str, total: int) -> None:
-        """The time counts from here."""
-        self.done = 0
-        self._called = called
-        self._total = total
-        self._begun = time.monotonic()
-        self._next_line = self._begun + _SAY_EVERY
-
-    def one_more(self) -> None:
-        """Count one, and say so if it is time."""
-        self.done += 1
-        now = time.monotonic() if self.done % _LOOK_EVERY == 0 else 0.0
-        if now >= self._next_line:
-            self._next_line = now + _SAY_EVERY
-            left = (now - self._begun) / self.done * (self._total - self.done)
-            logger.info(
-                "%d of %d %s converted, about %.0f s left",
-                self.done,
-                self._total,
-                self._called,
-                left,
-            )
+def saying_how_far(rows: Iterable[int], total: int, called: str) -> Iterator[int]:
+    """The same rows; what they are called, and how many there are, goes into the lines."""
+    begun = said = time.monotonic()
+    for done, row in enumerate(rows, start=1):
+        yield row
+        if done % _LOOK_EVERY == 0 and (now := time.monotonic()) - said >= _SAY_EVERY:
+            said = now
+            left = (now - begun) / done * (total - done)
+            logger.info("%d of %d %s converted, about %.0f s left", done, total, called, left)

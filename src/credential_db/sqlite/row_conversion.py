@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import bare, known_text
-from credential_db.sqlite.progress import Progress
+from credential_db.sqlite.progress import saying_how_far
 from credential_db.sqlite.scrub import refuse_damage
 from credential_db.sqlite.shape import read_shape
 from credential_db.sqlite.table_copy import triggers_suspended
@@ -101,20 +101,20 @@ class _Rows:
 
     def convert_all(self) -> int:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
-        progress = Progress(self._called, total)
+        done = 0
         for arity in self._arities:
             self._connection.create_function(_FUNCTION, arity, self._function)
         try:
-            for row in self._rowids():
+            for row in saying_how_far(self._rowids(), total, self._called):
                 self._convert(row)
-                progress.one_more()
+                done += 1
         finally:
             for arity in self._arities:
                 with contextlib.suppress(Exception):  # nothing of the file needs it
                     self._connection.create_function(_FUNCTION, arity, None)
-        if progress.done != total:
+        if done != total:
             raise CredentialDBError(
-                f"{self._table} has {total} rows and {progress.done} were found: it is damaged; "
+                f"{self._table} has {total} rows and {done} were found: it is damaged; "
                 "nothing was changed"
             )
         return int(total)
@@ -217,16 +217,9 @@ def convert_rows(
     key: str = "rowid",
     double: Double | None = None,
 ) -> int:
-    """Rewrite columns of every row of a table. The user's triggers do not fire meanwhile.
+    """Do what ``revising.convert_rows`` says, inside the transaction of an upgrade.
 
-    Args:
-        connection: Inside the transaction of an upgrade.
-        table: Whose rows.
-        conversions: What each column to be written is to hold, made of the row as it was.
-        error: Makes the error that is raised of all bad rows, each with its id and the reason.
-        called: What to call the rows in a log line.
-        key: The column by which people know a row.
-        double: Where a written column but the first is UNIQUE: what it is made of.
+    The user's triggers do not fire meanwhile.
 
     Returns:
         How many rows there are.
