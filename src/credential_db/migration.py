@@ -30,7 +30,7 @@ from credential_db.sqlite.stamps import (
 )
 from credential_db.sqlite.survival import Survivors
 from credential_db.sqlite.table_copy import triggers_suspended
-from credential_db.sqlite.transaction import Transaction, write_transaction
+from credential_db.sqlite.transaction import write_transaction
 
 logger = logging.getLogger("credential_db")
 
@@ -66,17 +66,19 @@ class Migration:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing; and a backup only of what was changed."""
-        transaction = Transaction(to_commit=not self._options.dry_run)
+        transaction = None
         file = main_file(self._connection)
         if file:
             guard_before_change(file)
         try:
             with write_transaction(
-                self._connection, transaction, timeout=self._options.target.timeout
-            ):
+                self._connection,
+                timeout=self._options.target.timeout,
+                to_commit=not self._options.dry_run,
+            ) as transaction:
                 yield
         except BaseException:
-            if self._backup is not None and not transaction.committed:
+            if self._backup and not (transaction and transaction.committed):
                 os.unlink(self._backup)
             raise
 

@@ -10,23 +10,15 @@ from credential_db.sqlite.lending import announcing_a_long_wait
 
 
 class Transaction:
-    """How a transaction is to end, and how it did.
+    """Whether it has been committed, which an error may leave open."""
 
-    Attributes:
-        to_commit: Whether it ends in a COMMIT, if nothing fails before.
-        committed: Whether it did.
-    """
-
-    def __init__(self, *, to_commit: bool = True) -> None:
-        """It has not ended yet."""
-        self.to_commit = to_commit
-        self.committed = False
+    committed = False
 
 
 @contextlib.contextmanager
 def write_transaction(
-    connection: DBAPIConnection, transaction: Transaction | None = None, *, timeout: float
-) -> Iterator[None]:
+    connection: DBAPIConnection, *, timeout: float, to_commit: bool = True
+) -> Iterator[Transaction]:
     """All or nothing: begin with the write lock, end with a COMMIT or a ROLLBACK.
 
     A reader that wants to become a writer later fails at once, however long the timeout; so
@@ -34,13 +26,13 @@ def write_transaction(
 
     Args:
         connection: In autocommit mode.
-        transaction: How it is to end, and where it is noted how it did.
         timeout: Seconds to wait for another program's lock.
+        to_commit: Whether it ends in a COMMIT, if nothing fails before.
 
     Raises:
         CredentialDBError: The file was removed while this waited for its lock.
     """
-    transaction = transaction or Transaction()
+    transaction = Transaction()
     path = main_file(connection)
     # IMMEDIATE locks attached databases as well, and nobody could read those during the COMMIT.
     alone = {name for _, name, _ in databases(connection)} <= {"main", "temp"}
@@ -54,8 +46,8 @@ def write_transaction(
                 connection.execute("PRAGMA main.incremental_vacuum(1)").fetchall()
         if path and not os.path.exists(path):
             raise CredentialDBError(f"{path} was removed meanwhile: run again")
-        yield
-        if transaction.to_commit:
+        yield transaction
+        if to_commit:
             committing = True
             connection.commit()
             transaction.committed = True
