@@ -1,11 +1,9 @@
 """Drop-ins for the two functions that hosts of earlier releases call on their own connection."""
 
-from typing import Any
-
 from credential_db.current import create_where_empty
 from credential_db.head import DDL, SCHEMA_VERSION
 from credential_db.interface import upgrade
-from credential_db.sqlite.driver import DBAPIConnection, create
+from credential_db.sqlite.driver import DBAPIConnection, create, first_row
 from credential_db.sqlite.lending import borrowed, busy_timeout
 from credential_db.sqlite.target import Target, failure_of
 from credential_db.sqlite.transaction import write_transaction
@@ -33,7 +31,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
         timeout = busy_timeout(conn) / 1000
         if create_where_empty(conn, timeout):
             return
-        if _LAST_LEGACY_VERSION < SCHEMA_VERSION > _rows(conn, "PRAGMA main.user_version")[0][0]:
+        if _LAST_LEGACY_VERSION < SCHEMA_VERSION > first_row(conn, "PRAGMA main.user_version")[0]:
             upgrade(conn, timeout=timeout)
             return
         with borrowed(conn), write_transaction(conn, timeout=timeout):
@@ -59,7 +57,7 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
     opened = None
     try:
         opened = Target(conn)
-        if _rows(conn, "PRAGMA main.user_version")[0][0] >= SCHEMA_VERSION:
+        if first_row(conn, "PRAGMA main.user_version")[0] >= SCHEMA_VERSION:
             return
         _end_transaction(conn)
         upgrade(conn, timeout=busy_timeout(conn) / 1000)
@@ -71,13 +69,8 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
 
 
 def _missing(connection: DBAPIConnection) -> list[str]:
-    present = {
-        bytes(row[0]).lower()
-        for row in _rows(
-            connection, "SELECT CAST(name AS BLOB) FROM main.sqlite_master WHERE type = 'table'"
-        )
-    }
-    return [table for table in DDL if table.lower().encode() not in present]
+    present = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND lower(name) = '{}'"
+    return [table for table in DDL if not first_row(connection, present.format(table.lower()))[0]]
 
 
 def _commit(connection: DBAPIConnection) -> None:
@@ -90,10 +83,3 @@ def _end_transaction(connection: DBAPIConnection) -> None:
     """With ``autocommit=False``, new in Python 3.12, ``commit()`` begins the next one at once."""
     if connection.in_transaction:
         connection.execute("COMMIT")
-
-
-def _rows(connection: DBAPIConnection, query: str) -> list[tuple[Any, ...]]:
-    """Rows as tuples, whatever row factory the connection has."""
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return cursor.execute(query).fetchall()

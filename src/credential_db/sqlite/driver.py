@@ -4,7 +4,7 @@ import sqlite3
 import sys
 from collections.abc import Iterable
 from types import ModuleType
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 from credential_db.sqlite.errors import CredentialDBError
 
@@ -30,6 +30,13 @@ def _driver(connection: object) -> ModuleType | None:
         if module is not None and getattr(module, "Connection", None) is base:
             return module
     return None
+
+
+def first_row(connection: DBAPIConnection, query: str) -> tuple[Any, ...]:
+    """The first row as a tuple, whatever row factory the connection has."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return cursor.execute(query).fetchone()  # type: ignore[no-any-return]
 
 
 def quoted(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 
-from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.driver import DBAPIConnection, first_row
 
 # ``PRAGMA application_id``, which nobody else uses in a file that has none:
 # https://www.sqlite.org/pragma.html#pragma_application_id
@@ -19,10 +19,8 @@ def is_to_be_scrubbed(connection: DBAPIConnection) -> bool:
     """Whether they may, and this connection could do something about it."""
     if not is_marked(connection):
         return False
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    (file,) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
-    (read_only,) = cursor.execute("PRAGMA query_only").fetchone()
+    file = first_row(connection, "SELECT file FROM pragma_database_list WHERE name = 'main'")[0]
+    read_only = first_row(connection, "PRAGMA query_only")[0]
     return not read_only and all(os.access(path, os.W_OK) for path in (file, os.path.dirname(file)))
 
 
@@ -33,6 +31,4 @@ def is_due(connection: DBAPIConnection) -> bool:
 
 def application_id(connection: DBAPIConnection) -> int:
     """The number in the file's header."""
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return int(cursor.execute("PRAGMA main.application_id").fetchone()[0])
+    return int(first_row(connection, "PRAGMA main.application_id")[0])
