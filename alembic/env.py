@@ -16,7 +16,7 @@ from credential_db.sqlite.lending import borrowed
 def change(options: Options) -> None:
     """Open, adopt, run, check, commit: one transaction, the file's lock before anything else."""
     target = options.target
-    with target.opened_to_write(create=not options.dry_run) as connection:
+    with target.opened(writing=True, create=not options.dry_run) as connection:
         migration = Migration(connection, options)
         if goes_to_head() and not options.repair and is_current(connection):
             return migration.report(SCHEMA_VERSION, SCHEMA_VERSION)

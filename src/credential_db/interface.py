@@ -114,7 +114,7 @@ def upgrade(
         if not repair and cipher_settings is None and _is_current(target, passphrase, timeout):
             return _CURRENT
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
-        with opened.opened_to_write(create=not dry_run) as connection:
+        with opened.opened(writing=True, create=not dry_run) as connection:
             if not repair and is_current(connection):
                 return _CURRENT
             if backup is not None and not dry_run:
@@ -204,7 +204,7 @@ def status(
     try:
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
         with (
-            opened.opened_to_read() as connection,
+            opened.opened(writing=False) as connection,
             plain_rows(connection),
             read_transaction(connection),
         ):

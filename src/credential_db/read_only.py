@@ -23,7 +23,7 @@ from credential_db.sqlite.transaction import read_transaction
 def read(options: Options) -> None:
     """Run a command that only reads, on a legacy file as if it were stamped."""
     with (
-        options.target.opened_to_read() as connection,
+        options.target.opened(writing=False) as connection,
         plain_rows(connection),
         read_transaction(connection),
     ):

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from credential_db.sqlite.cipher import INSTALL, Cipher
@@ -119,23 +118,17 @@ class Target:
         """Keep neither the passphrase nor a connection of the host's alive."""
         self.cipher = self.connection = self._engine = None
 
-    def opened_to_read(self) -> AbstractContextManager[DBAPIConnection]:
-        """The open database; an empty one in memory where the file does not exist."""
-        return self._opened(writing=False, create=False)
-
-    def opened_to_write(self, *, create: bool) -> AbstractContextManager[DBAPIConnection]:
+    @contextlib.contextmanager
+    def opened(self, *, writing: bool, create: bool = False) -> Iterator[DBAPIConnection]:
         """The open database.
 
         Args:
+            writing: Whether it is to be changed; else not a byte is, nor a file left beside it.
             create: Make the file where it does not exist; else work on one in memory instead.
 
         Raises:
-            CredentialDBError: It was handed in with a transaction in progress.
+            CredentialDBError: It was handed in to be written, with a transaction in progress.
         """
-        return self._opened(writing=True, create=create)
-
-    @contextlib.contextmanager
-    def _opened(self, *, writing: bool, create: bool) -> Iterator[DBAPIConnection]:
         if self.path:
             with self._file(writing=writing, create=create) as connection:
                 yield connection
