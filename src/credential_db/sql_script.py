@@ -10,11 +10,7 @@ from sqlalchemy import text
 
 from credential_db import records
 from credential_db.sqlite.alembic_internals import command_name, context, operating
-from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, version_of
-
-STAMP_DDL = (
-    f"CREATE TABLE IF NOT EXISTS {STAMP_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
-)
+from credential_db.sqlite.stamps import STAMP_DDL, STAMP_TABLE, revision_of, version_of
 
 
 def number_follows_stamp(

@@ -10,8 +10,9 @@ from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import UnrecognizedSchema
 
 STAMP_TABLE = "alembic_version"  # the name and the definition that Alembic gives it
-_DEFINITION = (
-    "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
+STAMP_DDL = (
+    f"CREATE TABLE IF NOT EXISTS {STAMP_TABLE} (version_num VARCHAR(32) NOT NULL,"
+    " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
 )
 _REVISION = re.compile(r"v(0|[1-9][0-9]*)")
 
@@ -60,7 +61,7 @@ def stamps(connection: DBAPIConnection) -> list[str] | None:
 
 def write_stamps(connection: DBAPIConnection, version: int) -> None:
     """Let both say this version."""
-    connection.execute(f"CREATE TABLE IF NOT EXISTS main.{STAMP_TABLE} ({_DEFINITION})")
+    connection.execute(STAMP_DDL.replace(STAMP_TABLE, f"main.{STAMP_TABLE}", 1))
     connection.execute(f"DELETE FROM main.{STAMP_TABLE}")
     connection.execute(
         f"INSERT INTO main.{STAMP_TABLE} (version_num) VALUES (?)", (revision_of(version),)
