@@ -31,11 +31,7 @@ def home() -> Path:
 
 @cache
 def directory() -> ScriptDirectory:
-    """The scripts, read once in a process.
-
-    Raises:
-        CommandError: As ``refuse_disorder``.
-    """
+    """The scripts, read once in a process."""
     script = ScriptDirectory.from_config(config())
     refuse_disorder(script)
     return script
@@ -45,9 +41,6 @@ def refuse_disorder(script: ScriptDirectory) -> None:
     """Raise where the revisions are not v0, v1, v2 and so on, one after the other.
 
     Two people may both have made the next one, each in a branch of their own.
-
-    Raises:
-        CommandError: They are not, or not those that are on record.
     """
     files: defaultdict[str, list[str]] = defaultdict(list)
     for file in sorted(Path(script.versions).glob("v*.py")):
@@ -70,11 +63,7 @@ def refuse_disorder(script: ScriptDirectory) -> None:
 
 
 def refuse_unrecorded(script: ScriptDirectory) -> None:
-    """Raise where the newest revision is not the version on record.
-
-    Raises:
-        CommandError: It is not, as after a revision was taken away by hand.
-    """
+    """Raise where the newest revision, after one was deleted, is not the version on record."""
     if script.get_current_head() != HEAD:
         raise CommandError(
             f"the newest revision is {script.get_current_head()} and the record says {HEAD}: run "

@@ -158,11 +158,7 @@ def is_autogenerate() -> bool:
 
 
 def refuse_branch(head: str) -> None:
-    """Raise where the new revision would not follow the head.
-
-    Raises:
-        CommandError: It would not.
-    """
+    """Raise a ``CommandError`` where the new revision would not follow the head."""
     arguments = _current().context_opts["revision_context"].command_args
     if arguments["head"] not in (None, "head", head) or any(
         arguments[name] for name in ("splice", "branch_label", "version_path", "depends_on")

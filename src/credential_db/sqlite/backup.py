@@ -60,11 +60,7 @@ def back_up(connection: DBAPIConnection, path: str, *, cipher: Cipher | None = N
 
 
 def refuse_memory(connection: DBAPIConnection) -> None:
-    """Raise where there is no file to copy.
-
-    Raises:
-        CredentialDBError: The database is in memory.
-    """
+    """Raise where there is no file to copy."""
     if not main_file(connection):
         raise CredentialDBError("a database in memory has no backup: copy it yourself")
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
+from credential_db.sqlite.driver import DBAPIConnection, driver, first_row, main_file
 from credential_db.sqlite.errors import CredentialDBError, ReadOnlyDatabase
 from credential_db.sqlite.files import lock_holders
 
@@ -44,11 +44,7 @@ def plain_rows(connection: DBAPIConnection) -> Iterator[None]:
 
 
 def refuse_transaction(connection: DBAPIConnection) -> None:
-    """Raise where a transaction is in progress: it is its owner's to end.
-
-    Raises:
-        CredentialDBError: One is.
-    """
+    """Raise where a transaction is in progress: it is its owner's to end."""
     if connection.in_transaction:
         raise CredentialDBError(
             "this connection has a transaction in progress: commit it or roll it back first "
@@ -85,9 +81,7 @@ def waiting(connection: DBAPIConnection, timeout: float | None) -> Iterator[None
 
 def busy_timeout(connection: DBAPIConnection) -> int:
     """Milliseconds that a connection waits for a lock."""
-    cursor = connection.cursor()
-    cursor.row_factory = None
-    return int(cursor.execute("PRAGMA busy_timeout").fetchone()[0])
+    return int(first_row(connection, "PRAGMA busy_timeout")[0])
 
 
 @contextlib.contextmanager

@@ -139,11 +139,7 @@ def convert_rows(
 
 
 def refuse_rows(*tables: str) -> None:
-    """Raise where any of these tables has a row.
-
-    Raises:
-        CredentialDBError: One has.
-    """
+    """Raise a ``CredentialDBError`` where any of these tables has a row."""
     if op.get_context().as_sql:
         raise CommandError(
             "whether the tables are empty cannot be seen from a script of SQL: run this range "
