@@ -127,7 +127,8 @@ class UnobservedPool(StaticPool):
     """A pool of one connection whose comings and goings nobody is told of."""
 
 
-_events = {name: vars(PoolEvents)[name] for name in PoolEvents.dispatch._event_names}
+_names = PoolEvents.dispatch._event_names  # type: ignore[misc]  # it is one of the class
+_events = {name: vars(PoolEvents)[name] for name in _names}
 type("_NoEvents", (Events,), {**_events, "_dispatch_target": UnobservedPool})
 
 
