@@ -123,7 +123,7 @@ def upgrade(
                 return Upgrade(None, SCHEMA_VERSION)
             if not repair and is_current(connection):
                 return _CURRENT  # another process was faster
-            return _upgrade(opened, connection, backup, dry_run, repair)
+            return _upgrade(opened, backup, dry_run, repair)
     except BaseException as error:
         failure = failure_of(error, opened, target)
     del target, passphrase, backup, opened  # a traceback shows the locals of this frame
@@ -145,11 +145,7 @@ def _is_current(target: "AnyTarget", passphrase: str | bytes | None, timeout: fl
 
 
 def _upgrade(
-    opened: Target,
-    connection: DBAPIConnection,
-    backup: str | PathLike[str] | None,
-    dry_run: bool,
-    repair: bool,
+    opened: Target, backup: str | PathLike[str] | None, dry_run: bool, repair: bool
 ) -> Upgrade:
     """Where there is something to do: what ``alembic upgrade head`` does, without its globals."""
     from alembic.runtime.environment import EnvironmentContext
@@ -163,11 +159,9 @@ def _upgrade(
     def upgrade(current: object, _: object) -> object:
         return steps_to(script, "head", current)
 
-    lent = Target(connection, cipher=opened.cipher, timeout=opened.timeout)
-    lent.created = opened.created
     config = scripts.config()
     config.attributes["options"] = Options(
-        lent, None if backup is None else str(backup), dry_run, repair
+        opened, None if backup is None else str(backup), dry_run, repair
     )
     environment = EnvironmentContext(
         config, script, fn=upgrade, as_sql=False, starting_rev=None, destination_rev="head"
@@ -177,7 +171,6 @@ def _upgrade(
         return Upgrade(config.attributes["before"], config.attributes["after"])
     finally:
         config.attributes.clear()
-        lent.forget()
 
 
 def status(

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from credential_db.sqlite.cipher import INSTALL, Cipher
 from credential_db.sqlite.cipher import module as installed_sqlcipher
@@ -129,18 +129,19 @@ class Target:
         Raises:
             CredentialDBError: It was handed in to be written, with a transaction in progress.
         """
-        if self.path:
-            with self._file(writing=writing, create=create) as connection:
-                yield connection
-            return
         with contextlib.ExitStack() as stack:
-            connection = cast(DBAPIConnection, self.connection)
-            if self._engine is not None:
+            connection = self.connection
+            if connection is None and self.path:
+                connection = stack.enter_context(self._file(writing=writing, create=create))
+            elif connection is None:
                 checked_out = stack.enter_context(self._engine.connect())
                 connection = _driver_connection(checked_out.connection)
             if writing:
                 refuse_transaction(connection)
             stack.enter_context(waiting(connection, self.timeout))
+            # Opened once more inside of this, it is the same connection.
+            stack.callback(setattr, self, "connection", self.connection)
+            self.connection = connection
             yield connection
 
     @contextlib.contextmanager
