@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 
 import credential_db
-from credential_db import SCHEMA_VERSION, CredentialDBError, Status, Upgrade, scripts
+from credential_db import SCHEMA_VERSION, CredentialDBError, Status, Upgrade, records, scripts
 from vaults import STAMPS, TABLES, Vault, ed25519_key, keys, upgraded
 
 Opened = Callable[[Path], Any]
@@ -533,11 +533,10 @@ def test_a_backup_never_replaces_a_file(plain_vault: Vault, tmp_path: Path) -> N
 
 
 def test_a_backup_of_a_file_in_memory_is_refused() -> None:
-    with (
-        closing(sqlite3.connect(":memory:")) as connection,
-        pytest.raises(CredentialDBError, match="in memory"),
-    ):
-        credential_db.upgrade(connection, backup="nowhere.db")
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(records.script(1) + "PRAGMA user_version = 1")
+        with pytest.raises(CredentialDBError, match="in memory"):
+            credential_db.upgrade(connection, backup="nowhere.db")
 
 
 def test_a_backup_of_an_open_connection(plain_vault: Vault, tmp_path: Path) -> None:

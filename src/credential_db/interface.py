@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from credential_db.current import create_where_empty, is_current, is_current_file
 from credential_db.head import SCHEMA_VERSION
-from credential_db.sqlite.backup import checked_backup_path, refuse_memory
+from credential_db.sqlite.backup import checked_backup_path
 from credential_db.sqlite.cipher import Cipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_locked
 from credential_db.sqlite.lending import busy_timeout, checked_timeout, plain_rows
@@ -115,14 +115,10 @@ def upgrade(
             return _CURRENT
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
         with opened.opened(writing=True, create=not dry_run) as connection:
-            if not repair and is_current(connection):
-                return _CURRENT
-            if backup is not None and not dry_run:
-                refuse_memory(connection)
             if not dry_run and create_where_empty(connection, timeout):
                 return Upgrade(None, SCHEMA_VERSION)
             if not repair and is_current(connection):
-                return _CURRENT  # another process was faster
+                return _CURRENT
             return _upgrade(opened, backup, dry_run, repair)
     except BaseException as error:
         failure = failure_of(error, opened, target)

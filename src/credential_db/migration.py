@@ -17,7 +17,7 @@ from credential_db.scripts import HEAD
 from credential_db.sql_script import number_follows_stamp
 from credential_db.sqlite import adoption, scrub
 from credential_db.sqlite.alembic_internals import command_name, context, is_purge, operating
-from credential_db.sqlite.backup import back_up, refuse_memory
+from credential_db.sqlite.backup import back_up
 from credential_db.sqlite.driver import DBAPIConnection, main_file
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.files import guard_before_change
@@ -112,10 +112,7 @@ class Migration:
 
     def _back_up(self, found: shim.Found) -> None:
         path, target = self._options.backup, self._options.target
-        if path is None or self._options.dry_run:
-            return
-        refuse_memory(self._connection)
-        if found.version is None:
+        if path is None or self._options.dry_run or found.version is None:
             return
         if (
             not found.stamped

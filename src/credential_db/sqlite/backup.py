@@ -40,6 +40,8 @@ def back_up(connection: DBAPIConnection, path: str, *, cipher: Cipher | None = N
             without its passphrase being given.
     """
     file = main_file(connection)
+    if not file:
+        raise CredentialDBError("a database in memory has no backup: copy it yourself")
     _refuse_path(path, file)
     # Under its own name only once it is whole: a half-written backup must not look like one. What
     # an interrupted run has left is made anew.
@@ -57,12 +59,6 @@ def back_up(connection: DBAPIConnection, path: str, *, cipher: Cipher | None = N
             os.unlink(partial)
         raise
     _synchronize_directory(os.path.dirname(os.path.abspath(path)))
-
-
-def refuse_memory(connection: DBAPIConnection) -> None:
-    """Raise where there is no file to copy."""
-    if not main_file(connection):
-        raise CredentialDBError("a database in memory has no backup: copy it yourself")
 
 
 def _refuse_path(path: str, file: str) -> None:
