@@ -69,8 +69,9 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
 
 
 def _missing(connection: DBAPIConnection) -> list[str]:
-    present = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND lower(name) = '{}'"
-    return [table for table in DDL if not first_row(connection, present.format(table.lower()))[0]]
+    of_name = "FROM main.sqlite_master WHERE type = 'table' AND name = '{}' COLLATE NOCASE"
+    count = f"SELECT count(*) {of_name}"
+    return [table for table in DDL if first_row(connection, count.format(table)) == (0,)]
 
 
 def _commit(connection: DBAPIConnection) -> None:

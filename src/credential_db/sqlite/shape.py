@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from credential_db.sqlite.ddl_text import (
     COLLATED_COLUMN,
@@ -138,7 +138,7 @@ def shape_of_script(script: str) -> Shape:
     """The shape that a script of ``CREATE`` statements makes."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(script)
-        return read_shape(cast(DBAPIConnection, connection))
+        return read_shape(connection)
 
 
 # https://www.sqlite.org/pragma.html#pragfunc. Without the name of the schema, a temporary table of
