@@ -3,8 +3,7 @@
 import logging.config
 
 from credential_db import scripts
-from credential_db.current import create_where_empty, is_current
-from credential_db.head import SCHEMA_VERSION
+from credential_db.current import done_at_once
 from credential_db.migration import Migration, goes_to_head
 from credential_db.options import Options, ask_for_passphrase, options_of
 from credential_db.read_only import read, write_revision
@@ -18,11 +17,10 @@ def change(options: Options) -> None:
     target = options.target
     with target.opened(writing=True, create=not options.dry_run) as connection:
         migration = Migration(connection, options)
-        if goes_to_head() and not options.repair and is_current(connection):
-            return migration.report(SCHEMA_VERSION, SCHEMA_VERSION)
-        in_one_shot = goes_to_head() and not options.dry_run
-        if in_one_shot and create_where_empty(connection, target.timeout):
-            return migration.report(None, SCHEMA_VERSION)
+        if goes_to_head():
+            how = {"repair": options.repair, "dry_run": options.dry_run}
+            if done := done_at_once(connection, target.timeout, **how):
+                return migration.report(*done)
         with borrowed(connection):
             with migration.transaction():
                 migration.adopt()

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from credential_db.current import Upgrade
 from credential_db.errors import KeyConversionError, KeyProblem
 from credential_db.head import SCHEMA_VERSION
-from credential_db.interface import Status, Upgrade, status, upgrade
+from credential_db.interface import Status, status, upgrade
 from credential_db.legacy_entry_points import (
     ensure_credentials_schema,
     migrate_credential_db_schema,

@@ -4,6 +4,7 @@ And if there is no schema in it yet: create it, in one shot.
 """
 
 import sqlite3
+from typing import NamedTuple
 
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, create, is_locked
@@ -12,6 +13,27 @@ from credential_db.sqlite.mark import is_to_be_scrubbed
 from credential_db.sqlite.opening import file_uri
 from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
 from credential_db.sqlite.transaction import write_transaction
+
+
+class Upgrade(NamedTuple):
+    """What an upgrade did.
+
+    Attributes:
+        before: The version that was found; None where there was no schema.
+        after: The version now.
+    """
+
+    before: int | None
+    after: int
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        if self.before is None:
+            return f"created at version {self.after}"
+        if self.before == self.after:
+            return f"already at version {self.after}"
+        verb = "upgraded" if self.before < self.after else "downgraded"
+        return f"{verb} from version {self.before} to version {self.after}"
 
 
 def _shape_check() -> str:
@@ -80,23 +102,28 @@ def is_current_file(path: str, timeout: float) -> bool:
         connection.close()
 
 
-def create_where_empty(connection: DBAPIConnection, timeout: float) -> bool:
-    """Make an empty file one of the current version, all of it or nothing.
+def done_at_once(
+    connection: DBAPIConnection, timeout: float, *, repair: bool = False, dry_run: bool = False
+) -> Upgrade | None:
+    """Do what takes no migration: nothing to a current file, and all to an empty one in one shot.
 
     Args:
         connection: Without a transaction in progress.
         timeout: Seconds to wait for another program's lock.
+        repair: A current file is to be looked at, too.
+        dry_run: Nothing may be created.
 
     Returns:
-        False where it is not empty, or not any more: another process was faster.
+        None where there is more to do.
     """
-    if not _is_empty(connection):
-        return False
-    with borrowed(connection), write_transaction(connection, timeout=timeout):
-        if not _is_empty(connection):
-            return False
-        create_head(connection)
-    return True
+    if not dry_run and _is_empty(connection):
+        with borrowed(connection), write_transaction(connection, timeout=timeout):
+            if _is_empty(connection):  # else another process was faster
+                create_head(connection)
+                return Upgrade(None, SCHEMA_VERSION)
+    if not repair and is_current(connection):
+        return Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
+    return None
 
 
 def create_head(connection: DBAPIConnection) -> None:

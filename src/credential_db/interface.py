@@ -5,7 +5,7 @@ from os import PathLike, fsdecode
 from os.path import expanduser
 from typing import TYPE_CHECKING, NamedTuple
 
-from credential_db.current import create_where_empty, is_current, is_current_file
+from credential_db.current import Upgrade, done_at_once, is_current, is_current_file
 from credential_db.head import SCHEMA_VERSION
 from credential_db.sqlite.backup import checked_backup_path
 from credential_db.sqlite.cipher import Cipher
@@ -18,26 +18,6 @@ from credential_db.sqlite.transaction import read_transaction
 
 if TYPE_CHECKING:
     from credential_db.sqlite.target import AnyTarget
-
-
-class Upgrade(NamedTuple):
-    """What an upgrade did.
-
-    Attributes:
-        before: The version that was found; None where there was no schema.
-        after: The version now.
-    """
-
-    before: int | None
-    after: int
-
-    def __str__(self) -> str:
-        """One line for a person."""
-        if self.before is None:
-            return f"created at version {self.after}"
-        if self.before == self.after:
-            return f"already at version {self.after}"
-        return f"upgraded from version {self.before} to version {self.after}"
 
 
 class Status(NamedTuple):
@@ -59,9 +39,6 @@ class Status(NamedTuple):
     def __str__(self) -> str:
         """One line for a person."""
         return f"{self.state}: {self.detail}"
-
-
-_CURRENT = Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
 
 
 def upgrade(
@@ -112,14 +89,11 @@ def upgrade(
             backup = checked_backup_path(backup)
         # At every process start, so before anything is done for the sake of what follows.
         if not repair and cipher_settings is None and _is_current(target, passphrase, timeout):
-            return _CURRENT
+            return Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
         with opened.opened(writing=True, create=not dry_run) as connection:
-            if not dry_run and create_where_empty(connection, timeout):
-                return Upgrade(None, SCHEMA_VERSION)
-            if not repair and is_current(connection):
-                return _CURRENT
-            return _upgrade(opened, backup, dry_run, repair)
+            done = done_at_once(connection, timeout, repair=repair, dry_run=dry_run)
+            return done or _upgrade(opened, backup, dry_run, repair)
     except BaseException as error:
         failure = failure_of(error, opened, target)
     del target, passphrase, backup, opened  # a traceback shows the locals of this frame

@@ -1,6 +1,6 @@
 """Drop-ins for the two functions that hosts of earlier releases call on their own connection."""
 
-from credential_db.current import create_where_empty
+from credential_db.current import done_at_once
 from credential_db.head import DDL, SCHEMA_VERSION
 from credential_db.interface import upgrade
 from credential_db.sqlite.driver import DBAPIConnection, create, first_row
@@ -29,7 +29,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
             return
         _end_transaction(conn)
         timeout = busy_timeout(conn) / 1000
-        if create_where_empty(conn, timeout):
+        if done_at_once(conn, timeout):
             return
         if _LAST_LEGACY_VERSION < SCHEMA_VERSION > first_row(conn, "PRAGMA main.user_version")[0]:
             upgrade(conn, timeout=timeout)

@@ -3,14 +3,14 @@
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from alembic.migration import MigrationContext
 from alembic.runtime.migration import MigrationInfo
 from alembic.util import CommandError
 
 from credential_db import records, shim
-from credential_db.current import create_head
+from credential_db.current import Upgrade, create_head
 from credential_db.head import SCHEMA_VERSION
 from credential_db.options import Options
 from credential_db.scripts import HEAD
@@ -25,7 +25,6 @@ from credential_db.sqlite.mark import is_due
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
     drop_empty_stamp,
-    revision_of,
     write_stamps,
 )
 from credential_db.sqlite.survival import Survivors
@@ -198,6 +197,12 @@ class Migration:
             after: The version now, likewise.
         """
         target, dry_run = self._options.target, self._options.dry_run
+        outcome = "no schema" if after is None else str(Upgrade(before, after))
+        if before == after and self._adopted:
+            outcome = f"adopted at version {after}"
+        if target.created:
+            directory = f", with the directory {target.created[0]}" if target.created[1:] else ""
+            outcome = f"new file{directory}: {outcome}"
         context.config.attributes.update(before=before, after=after)
         for line in self._repaired:
             logger.info("Put right: %s", line)
@@ -205,31 +210,8 @@ class Migration:
             "%s%s: %s%s",
             "Dry run, nothing was changed: " if dry_run else "",
             target.name,
-            outcome(before, after, adopted=self._adopted, created=target.created),
+            outcome,
             f"; it was copied to {self._backup} before" if self._backup else "",
         )
         if self._options.backup and not self._backup and not dry_run:
             logger.info("There was nothing to change, so no backup was written")
-
-
-def outcome(
-    before: int | None, after: int | None, *, adopted: bool = False, created: Sequence[str] = ()
-) -> str:
-    """What became of a file, in words.
-
-    Args:
-        before: Its version before; None where there was no schema.
-        after: Its version now, likewise.
-        adopted: Whether it was not under Alembic before.
-        created: The file and directories that had to be made.
-    """
-    if after is None:
-        return "no schema"
-    if before is None:
-        made = f"new file, with the directory {created[0]}: " if created[1:] else "new file: "
-        return f"{made if created else ''}created at version {after} (base -> {revision_of(after)})"
-    if before == after and adopted:
-        return f"adopted at version {after}"
-    if before == after:
-        return f"already at version {after}"
-    return f"{'up' if before < after else 'down'}graded from version {before} to version {after}"
