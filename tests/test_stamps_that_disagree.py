@@ -16,7 +16,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 import credential_db
 from conftest import PASSPHRASE
 from credential_db import SCHEMA_VERSION, CredentialDBError, SchemaTooNew, scripts
-from vaults import STAMPS, TABLES, Vault, keys, upgraded
+from vaults import STAMPS, TABLES, Vault, ddl, keys, upgraded
 
 HEAD = SCHEMA_VERSION
 LAST = 2  # that old software knows: it makes no other tables
@@ -303,3 +303,89 @@ def test_a_stamp_on_a_file_of_another_program_is_refused(plain_vault: Vault, pur
     with pytest.raises(CredentialDBError):
         command.stamp(config_of(plain_vault), "head", purge=purge)
     assert plain_vault.files() == before
+
+
+# --- Every combination, held against the rule written once more ---------------------------------
+
+STAMP_TABLES: dict[str, tuple[str, ...] | None] = {  # the rows of alembic_version
+    "none": None,
+    "no row": (),
+    **{f"v{version}": (f"v{version}",) for version in VERSIONS},
+    "newer": (f"v{HEAD + 1}",),
+    "two rows": ("v1", "v2"),
+    "somebody else's": ("ae1027a6acf",),
+}
+NUMBERS = (-1, *VERSIONS, HEAD + 1, 2**31 - 1)
+# What each table may look like: the version that it is made by, and all those that it fits.
+LOOKS: dict[str, dict[int, range]] = {
+    "credentials": {0: range(3)},
+    "ssh_keys": {0: range(1), 1: range(1, 3)},
+    "ssh_key_assignments": {0: range(3)},
+    "proxy_tokens": {0: range(2), 2: range(2, 3)},
+}
+EVERY_SHAPE = [
+    {table: look for table, look in zip(LOOKS, looks, strict=True) if look is not None}
+    for looks in product(*((None, *fits) for fits in LOOKS.values()))
+]
+
+
+def expected(
+    revisions: tuple[str, ...] | None, number: int, shape: Mapping[str, int]
+) -> tuple[str, int | None]:
+    """State and version: the shape may be ahead of the number, never behind it."""
+    fits = [LOOKS[table][look] for table, look in shape.items()]
+    stamp = None
+    if revisions is not None and len(revisions) == 1 and revisions[0][1:].isdigit():
+        stamp = int(revisions[0][1:])
+    if max(number, -1 if stamp is None else stamp) > HEAD:
+        return "ahead", max(number, -1 if stamp is None else stamp)
+    unrecognized = "unrecognized", None
+    if number < 0 or (revisions is not None and stamp is None):
+        return unrecognized
+    if stamp is not None and stamp != number:
+        higher = max(stamp, number)
+        decided = len(fits) == len(LOOKS) and all(higher in versions for versions in fits)
+        return ("behind", higher) if decided else unrecognized
+    if not shape:
+        return ("empty", None) if (stamp, number) == (None, 0) else unrecognized
+    if not all(set(versions) & set(range(number, LAST + 1)) for versions in fits):
+        return unrecognized
+    if stamp is None:
+        return "legacy", number
+    return ("current" if number == HEAD and len(fits) == len(LOOKS) else "behind"), number
+
+
+def outcome_of(connection: sqlite3.Connection) -> object:
+    try:
+        return credential_db.upgrade(connection)
+    except SchemaTooNew:
+        return "ahead"
+    except credential_db.UnrecognizedSchema:
+        return "unrecognized"
+
+
+@pytest.mark.parametrize("stamp", STAMP_TABLES)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_combination_of_stamp_number_and_tables(stamp: str, number: int) -> None:
+    revisions = STAMP_TABLES[stamp]
+    for shape in EVERY_SHAPE:
+        state, version = expected(revisions, number, shape)
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            for table, look in shape.items():
+                connection.execute(ddl(look)[table])
+            if revisions is not None:
+                connection.execute("CREATE TABLE alembic_version (version_num TEXT PRIMARY KEY)")
+                connection.executemany(
+                    "INSERT INTO alembic_version VALUES (?)", [(row,) for row in revisions]
+                )
+            connection.execute(f"PRAGMA user_version = {number}")
+            before = list(connection.iterdump())
+            found = credential_db.status(connection)
+            assert found[:2] == (state, version), (stamp, number, shape, found.detail)
+            if state in ("ahead", "unrecognized"):
+                assert outcome_of(connection) == state, (stamp, number, shape)
+                assert list(connection.iterdump()) == before, "a refusal changes nothing"
+                assert connection.execute("PRAGMA user_version").fetchone() == (number,)
+            elif len(shape) == len(LOOKS):
+                assert outcome_of(connection) == (version, HEAD), (stamp, number, shape)
+                assert credential_db.status(connection)[:2] == ("current", HEAD)
