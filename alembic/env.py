@@ -8,7 +8,7 @@ from credential_db.migration import Migration, goes_to_head
 from credential_db.options import Options, ask_for_passphrase, options_of
 from credential_db.read_only import read, write_revision
 from credential_db.sql_script import write_script
-from credential_db.sqlite.alembic_internals import command_name, context, failure_of_command
+from credential_db.sqlite.alembic_internals import command_name, context, failure_of_command, pinned
 from credential_db.sqlite.lending import borrowed
 
 
@@ -55,4 +55,5 @@ def run() -> None:
     raise failure  # outside of the except block, or it would carry what it came from
 
 
-run()
+with pinned():
+    run()

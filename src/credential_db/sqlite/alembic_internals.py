@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from credential_db.sqlite.target import Target
 
 # 1. Alembic's names ``alembic.context`` and ``alembic.op`` are one of each in a process, whichever
-#    thread or program uses them. These two are one in each thread of control, and Alembic's own
-#    where its command line has made one: a host's migrations may run at the same time.
+#    thread or program uses them. These two are one in each thread of control: a host's migrations
+#    may run at the same time. A command of Alembic's makes one, and loads ``env.py`` by
+#    ``ScriptDirectory.run_env``: by then, the one may be another thread's.
 
 _environment: ContextVar[EnvironmentContext | None] = ContextVar("environment", default=None)
 _operations: ContextVar[Operations] = ContextVar("operations")
@@ -50,6 +52,29 @@ class _OperationsOfThread:
 
 context: EnvironmentContext = _EnvironmentOfThread()  # type: ignore[assignment]
 op: Operations = _OperationsOfThread()  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+    """Keep to the environment of the command that has loaded ``env.py``, whatever others do.
+
+    Raises:
+        CommandError: Alembic's one is another's by now: what this command is for cannot be told.
+    """
+    environment = _current()
+    objects = (frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None))
+    script = next(found for found in objects if isinstance(found, ScriptDirectory))
+    if getattr(environment, "script", None) is not script:
+        raise CommandError(
+            "another thread of this program runs a command of Alembic's at the same time, which "
+            "Alembic is not made for: nothing was done; call credential_db.upgrade() instead, or "
+            "run one command after the other"
+        )
+    token = _environment.set(environment)
+    try:
+        yield
+    finally:
+        _environment.reset(token)
 
 
 @contextlib.contextmanager
