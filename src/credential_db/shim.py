@@ -50,9 +50,8 @@ def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
         NotADatabase: The file is damaged.
     """
     number = user_version(connection)
-    found_stamps = stamps(connection)
-    stamp = _stamp(found_stamps, number, purging=purging)
-    newest = max(number, stamp or 0)
+    found = stamps(connection)
+    newest = max([number, *(version_of(revision) or 0 for revision in found or ())])
     if newest > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"the file is at schema version {newest}, newer than this release's version "
@@ -70,6 +69,7 @@ def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
     _refuse_views(shape)
     if purging:
         return _by_tables_alone(shape)
+    stamp = _stamp(found, number)
     if stamp is not None and stamp != number:
         return _settled(shape, stamp, number)
     if not any(table in columns for table in record(number).columns):
@@ -197,12 +197,9 @@ def _by_tables_alone(shape: Shape) -> Found:
     return Found(version, stamped=True, agreed=True, missing=(), shape=shape)
 
 
-def _stamp(found: list[str] | None, number: int, *, purging: bool) -> int | None:
+def _stamp(found: list[str] | None, number: int) -> int | None:
     if found is None:
         return None
-    if purging:
-        known = (version_of(revision) for revision in found)
-        return max((version for version in known if version is not None), default=None)
     remedy = (
         "find out which version the tables are, then run 'credential-db -x db=PATH stamp --purge' "
         "with its revision"
