@@ -101,7 +101,7 @@ def named_by_environment(otherwise: str | None) -> str:
 def _timeout(x_arguments: Mapping[str, str], attributes: Mapping[str, Any]) -> float:
     try:
         return float(x_arguments.get("timeout", attributes.get("timeout", TIMEOUT)))
-    except ValueError:
+    except (OverflowError, TypeError, ValueError):
         no_number = True
     assert no_number
     raise CredentialDBError(f"{X_ARGUMENTS['timeout']}: it is a number")

@@ -194,14 +194,18 @@ def failure_of(error: BaseException, opened: Target | None, named: object) -> Ba
         opened: The database, which is forgotten; None where it did not come to that.
         named: What was named then. A URL may hold a passphrase, and is not repeated.
     """
-    if opened is not None:
-        failure = opened.clean(error)
-        opened.forget()
-        return failure
-    name = "the database"
+    name = "the database" if opened is None else opened.name
     with contextlib.suppress(Exception):
         if isinstance(named, str | os.PathLike) and "://" not in os.fsdecode(named):
             name = file_of_name(os.fsdecode(named))
-    from credential_db.sqlite.failures import clean  # costs a process that only looks
+    try:
+        if opened is not None:
+            return opened.clean(error)
+        from credential_db.sqlite.failures import clean  # costs a process that only looks
 
-    return clean(error, name, lock_holders(name))
+        return clean(error, name, lock_holders(name))
+    except OSError as unread:  # of a module, where too many files are open
+        return CredentialDBError(f"{unread.strerror}: {name}")
+    finally:
+        if opened is not None:
+            opened.forget()
