@@ -337,22 +337,23 @@ def expected(
     stamp = None
     if revisions is not None and len(revisions) == 1 and revisions[0][1:].isdigit():
         stamp = int(revisions[0][1:])
-    if max(number, -1 if stamp is None else stamp) > HEAD:
-        return "ahead", max(number, -1 if stamp is None else stamp)
-    unrecognized = "unrecognized", None
-    if number < 0 or (revisions is not None and stamp is None):
-        return unrecognized
-    if stamp is not None and stamp != number:
-        higher = max(stamp, number)
-        decided = len(fits) == len(LOOKS) and all(higher in versions for versions in fits)
-        return ("behind", higher) if decided else unrecognized
-    if not shape:
-        return ("empty", None) if (stamp, number) == (None, 0) else unrecognized
-    if not all(set(versions) & set(range(number, LAST + 1)) for versions in fits):
-        return unrecognized
+    newest = max(number, number if stamp is None else stamp)
+    if newest > HEAD:
+        return "ahead", newest
+    if not shape and (revisions, number) == (None, 0):
+        return "empty", None
+    complete = len(fits) == len(LOOKS)
+    if number < 0 or not shape or (revisions is not None and stamp is None):
+        recognized = False
+    elif stamp not in (None, number):
+        recognized = complete and all(newest in versions for versions in fits)
+    else:
+        recognized = all(versions[-1] >= number for versions in fits)
+    if not recognized:
+        return "unrecognized", None
     if stamp is None:
         return "legacy", number
-    return ("current" if number == HEAD and len(fits) == len(LOOKS) else "behind"), number
+    return ("current" if stamp == number == HEAD and complete else "behind"), newest
 
 
 def outcome_of(connection: sqlite3.Connection) -> object:

@@ -1,5 +1,7 @@
 """Other threads, other vaults and the host's own Alembic: none of them is in another's way."""
 
+import io
+import re
 import sqlite3
 import subprocess
 import sys
@@ -75,7 +77,11 @@ class Host:
         self.config = Config()
         self.config.set_main_option("script_location", str(path).replace("%", "%%"))
         self.config.set_main_option("sqlalchemy.url", f"sqlite:///{self.database}")
-        self.config.attributes["meanwhile"] = lambda where: self.meanwhile(where)
+
+        def meanwhile(where: str) -> object:
+            return self.meanwhile(where)
+
+        self.config.attributes["meanwhile"] = meanwhile
 
     def upgrade(self) -> None:
         command.upgrade(self.config, "head")
@@ -124,6 +130,10 @@ CALLS: dict[str, Callable[[Vault], object]] = {
 def in_a_thread(call: Callable[..., object], *arguments: object) -> None:
     with ThreadPoolExecutor(1) as thread:
         thread.submit(call, *arguments).result()
+
+
+def directly(call: Callable[..., object], *arguments: object) -> None:
+    call(*arguments)
 
 
 def assert_complete(vault: Vault) -> None:
@@ -221,8 +231,11 @@ def test_a_command_never_takes_another_for_itself(
     before = plain_vault.files(), theirs.files()
     with monkeypatch.context() as patch:
         patch.setattr(ScriptDirectory, "run_env", meanwhile)
-        with pytest.raises(CommandError, match=r"thread .*credential_db\.upgrade"):
+        with pytest.raises((CommandError, KeyError)) as caught:
             command.upgrade(config_of(plain_vault), "head")
+    # Where Alembic's name is gone already, it stumbles over that itself when it ends.
+    error = caught.value.__context__ if isinstance(caught.value, KeyError) else caught.value
+    assert re.search(r"another thread .*credential_db\.upgrade", str(error))
     assert (plain_vault.files(), theirs.files()) == before
     assert not host.database.exists()
     command.upgrade(config_of(plain_vault), "head")
@@ -272,7 +285,7 @@ def test_a_busy_vault_holds_up_nobody_on_another(tmp_path: Path) -> None:
         for vault in busy:
             locks.enter_context(another_process(vault, "BEGIN EXCLUSIVE"))
         started = {name: threads.submit(call) for name, call in waiting.items()}
-        for number, (name, call) in enumerate(CALLS.items()):
+        for number, call in enumerate(CALLS.values()):
             vault = Vault(tmp_path / f"{number}.db").create(content=keys(2))
             call(vault)
             assert_complete(vault)
@@ -293,7 +306,7 @@ def with_a_command(vault: Vault, timeout: Any) -> None:
     command.upgrade(config, "head")
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, True, 1, 1e300, float("inf"), 2**31, 10**30])
+@pytest.mark.parametrize("timeout", [0, 0.0, True, 1, 1e300, float("inf"), 2**31, 10**30], ids=repr)
 def test_a_number_of_seconds_is_a_timeout(plain_vault: Vault, timeout: Any) -> None:
     plain_vault.create(content=keys(1))
     assert credential_db.status(plain_vault.path, timeout=timeout).version == 0
@@ -303,7 +316,7 @@ def test_a_number_of_seconds_is_a_timeout(plain_vault: Vault, timeout: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "timeout", [-1, -0.5, float("nan"), float("-inf"), None, [], "soon", "", 10**400 * -1, 1j]
+    "timeout", [-1, -0.5, float("nan"), float("-inf"), None, [], "soon", "", 1j], ids=repr
 )
 @pytest.mark.parametrize("state", ["old", "current", "missing"])
 def test_anything_else_is_refused(plain_vault: Vault, timeout: Any, state: str) -> None:
@@ -370,7 +383,7 @@ def test_the_legacy_entry_points_raise_what_hosts_catch(plain_vault: Vault) -> N
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 @pytest.mark.parametrize("start", ["legacy", "stamped"])
 def test_whoever_looks_meanwhile_is_told_the_old_or_the_new(
-    vault: Vault, journal_mode: str, start: str, capsys: pytest.CaptureFixture[str]
+    vault: Vault, journal_mode: str, start: str
 ) -> None:
     vault.create(1, content=keys(100), journal_mode=journal_mode)
     config = config_of(vault)
@@ -379,14 +392,13 @@ def test_whoever_looks_meanwhile_is_told_the_old_or_the_new(
         command.upgrade(config, "head")
         command.downgrade(config, "v1")
     old = credential_db.status(vault.path, **vault.options)
-    capsys.readouterr()
-    seen, shown = [], set()
+    config.stdout = io.StringIO()
+    seen = []
     process = Upgrading(vault)
     process.go()
     while process.process.is_alive():
         seen.append(credential_db.status(vault.path, **vault.options))
         command.current(config)
-        shown.add(capsys.readouterr().out.strip())
     assert process.outcome() == (1, HEAD)
     seen.append(credential_db.status(vault.path, **vault.options))
     turn = next(index for index, found in enumerate(seen) if found != old)
@@ -395,7 +407,7 @@ def test_whoever_looks_meanwhile_is_told_the_old_or_the_new(
         assert found.version == HEAD, found
         assert found.state == "current" or "old secrets" in found.detail, found
     assert seen[-1].state == "current"
-    assert shown <= {"v1", f"v{HEAD} (head)"}
+    assert set(config.stdout.getvalue().splitlines()) <= {"v1", f"v{HEAD} (head)"}
 
 
 # --- Where nothing can be opened ----------------------------------------------------------------
