@@ -19,7 +19,7 @@ def change(options: Options) -> None:
         migration = Migration(connection, options)
         if goes_to_head():
             how = {"repair": options.repair, "dry_run": options.dry_run}
-            if done := done_at_once(connection, target.timeout, **how):
+            if done := done_at_once(connection, target, **how):
                 return migration.report(*done)
         with borrowed(connection):
             with migration.transaction():
@@ -51,6 +51,8 @@ def run() -> None:
         writes = command_name() in ("upgrade", "downgrade", "stamp", "ensure_version", "change")
         return change(options) if writes else read(options)
     except BaseException as error:
+        if target is not None and target.committed_despite(error):
+            return
         failure = failure_of_command(error, target)
     raise failure  # outside of the except block, or it would carry what it came from
 

@@ -14,11 +14,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import repeat
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -289,10 +291,15 @@ def _upgrade(gate: Pipe, path: Path, options: dict[str, Any], together: Barrier 
     gate.send(found)
 
 
-def upgrade_together(vaults: Sequence[Vault]) -> list[Outcome]:
+def upgrade_together(
+    vaults: Sequence[Vault], options: Iterable[Mapping[str, Any]] = repeat({})
+) -> list[Outcome]:
     """What as many processes come to that are released at the same time."""
     together = warm.Barrier(len(vaults))
-    processes = [Upgrading(vault, together=together) for vault in vaults]
+    processes = [
+        Upgrading(vault, together=together, **each)
+        for vault, each in zip(vaults, options, strict=False)
+    ]
     for process in processes:
         process.go()
     return [process.outcome() for process in processes]
@@ -406,3 +413,68 @@ def write_side_calls(
         if any(place in arguments for place in (*directories, "/etilqs_")):
             calls.append(SystemCall(name, counts[name]))
     return calls
+
+
+class SignalAt:
+    """A real signal at the n-th step of this process that counts; its handler raises.
+
+    Args:
+        error: What the handler raises.
+        number: Which step, from 0.
+        counts: Whether a step does: it is told the event (``line`` or ``call``), and the frame.
+        after_commit: Whether steps count only once a COMMIT has returned.
+
+    Attributes:
+        where: The step, once it has been reached.
+    """
+
+    def __init__(
+        self,
+        error: BaseException,
+        number: int,
+        counts: Callable[[str, FrameType], bool],
+        *,
+        after_commit: bool = False,
+    ) -> None:
+        self._error = error
+        self._number = number
+        self._counts = counts
+        self._after_commit = after_commit
+        self.where = ""
+
+    def outcome_of(self, function: Callable[[], Any]) -> Any:
+        """What a function returns or raises, attacked."""
+        before = signal.signal(signal.SIGALRM, self._raise)
+        try:
+            if self._after_commit:
+                sys.setprofile(self._wait_for_commit)
+            else:
+                sys.settrace(self._trace)
+            return function()
+        except BaseException as error:
+            return error
+        finally:
+            sys.setprofile(None)
+            sys.settrace(None)
+            signal.signal(signal.SIGALRM, before)
+
+    def _raise(self, *_: object) -> None:
+        raise self._error
+
+    def _wait_for_commit(self, frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_return" and function.__name__ == "commit":
+            sys.setprofile(None)
+            above: FrameType | None = frame
+            while above is not None:
+                above.f_trace = self._trace
+                above = above.f_back
+            sys.settrace(self._trace)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != __file__ and self._counts(event, frame):
+            if self._number == 0:
+                self.where = f"{event} at {frame.f_code.co_filename}:{frame.f_lineno}"
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGALRM)
+            self._number -= 1
+        return self._trace

@@ -10,12 +10,19 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
+from sqlalchemy import NullPool, create_engine
 
 import credential_db
-from attacks import Watched, another_process, warm
+from attacks import SignalAt, Watched, another_process, skip_under_coverage, warm
+from credential_db import scripts
+from credential_db.command_line import main
+from test_promise_1_all_or_nothing import on_demand
 from test_promise_6_nothing_left_behind import DELETED, KEPT, left_behind, written_carelessly
 from test_refused_files import as_an_ordinary_user
 from vaults import HEAD, STAMPS, Vault, keys, upgraded
@@ -145,6 +152,88 @@ def test_an_interrupt_in_the_commit_is_not_said_to_have_undone_it(
     assert backup.stamps() == (None, 0), "the only copy of the old version has to stay"
     assert credential_db.upgrade(plain_vault.path) == (HEAD, HEAD)
     is_scrubbed(plain_vault)
+
+
+class Alarm(Exception):
+    """As a host's handler of SIGALRM raises it."""
+
+
+def by_path(vault: Vault) -> Any:
+    return credential_db.upgrade(vault.path)
+
+
+def by_connection(vault: Vault) -> Any:
+    with closing(vault.connect()) as connection:
+        return credential_db.upgrade(connection)
+
+
+def by_engine(vault: Vault) -> Any:
+    return credential_db.upgrade(create_engine(f"sqlite:///{vault.path}", poolclass=NullPool))
+
+
+def by_alembics_command(vault: Vault) -> Any:
+    config = scripts.config()
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{vault.path}")
+    command.upgrade(config, "head")
+
+
+def by_alembics_stamp(vault: Vault) -> Any:
+    config = scripts.config()
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{vault.path}")
+    command.stamp(config, "v0")
+
+
+def at_the_command_line(vault: Vault) -> Any:
+    main(["-x", f"db={vault.path}", "upgrade", "head"])
+
+
+def in_one_shot(vault: Vault) -> Any:
+    vault.path.write_bytes(b"")
+    return credential_db.upgrade(vault.path)
+
+
+def by_legacy_function(vault: Vault) -> Any:
+    with closing(vault.connect()) as connection:
+        credential_db.migrate_credential_db_schema(connection)
+
+
+WAYS: dict[str, tuple[Callable[[Vault], Any], object]] = {
+    "by path": (by_path, (0, HEAD)),
+    "by connection": (by_connection, (0, HEAD)),
+    "by engine": (by_engine, (0, HEAD)),
+    "by Alembic's command": (by_alembics_command, None),
+    "stamp": (by_alembics_stamp, None),
+    "at the command line": (at_the_command_line, None),
+    "in one shot": (in_one_shot, (None, HEAD)),
+    "by a legacy function": (by_legacy_function, None),
+}
+
+
+@pytest.mark.parametrize(
+    "stride", [23, pytest.param(1, marks=[pytest.mark.long, on_demand])], ids=["some", "all"]
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_an_alarm_at_any_line_after_the_commit_is_not_said_to_have_undone_it(
+    plain_vault: Vault, way: str, stride: int
+) -> None:
+    """A file may be closed, and a connection be given back, once the change is committed."""
+    skip_under_coverage()
+    function, expected = WAYS[way]
+    raw = plain_vault.create(content=keys(1)).path.read_bytes()
+    function(plain_vault)  # imports what it needs
+    for number in count(0, stride):
+        plain_vault.path.write_bytes(raw)
+        attack = SignalAt(Alarm("of the host"), number, lambda *_: True, after_commit=True)
+        outcome = attack.outcome_of(partial(function, plain_vault))
+        if not attack.where:
+            break
+        assert plain_vault.stamps()[0] is not None, "it has to come after the commit"
+        assert outcome == expected or isinstance(outcome, Alarm), (
+            f"{outcome!r} came of an alarm at {attack.where}: an error says that the file is as it "
+            "was, and it is not"
+        )
+    assert number > stride, "this test has to hit something"
+    assert outcome == expected
 
 
 # 9. A kill between the commit and the end of the clean-up

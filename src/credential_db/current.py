@@ -4,7 +4,7 @@ And if there is no schema in it yet: create it, in one shot.
 """
 
 import sqlite3
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, create, is_locked
@@ -13,6 +13,9 @@ from credential_db.sqlite.mark import is_to_be_scrubbed
 from credential_db.sqlite.opening import file_uri
 from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
 from credential_db.sqlite.transaction import write_transaction
+
+if TYPE_CHECKING:
+    from credential_db.sqlite.target import Target
 
 
 class Upgrade(NamedTuple):
@@ -103,13 +106,13 @@ def is_current_file(path: str, timeout: float) -> bool:
 
 
 def done_at_once(
-    connection: DBAPIConnection, timeout: float, *, repair: bool = False, dry_run: bool = False
+    connection: DBAPIConnection, target: "Target", *, repair: bool = False, dry_run: bool = False
 ) -> Upgrade | None:
     """Do what takes no migration: nothing to a current file, and all to an empty one in one shot.
 
     Args:
         connection: Without a transaction in progress.
-        timeout: Seconds to wait for another program's lock.
+        target: The same database.
         repair: A current file is to be looked at, too.
         dry_run: Nothing may be created.
 
@@ -117,7 +120,7 @@ def done_at_once(
         None where there is more to do.
     """
     if not dry_run and _is_empty(connection):
-        with borrowed(connection), write_transaction(connection, timeout=timeout):
+        with borrowed(connection), write_transaction(connection, target):
             if _is_empty(connection):  # else another process was faster
                 create_head(connection)
                 return Upgrade(None, SCHEMA_VERSION)

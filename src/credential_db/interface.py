@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from credential_db.current import Upgrade, done_at_once, is_current, is_current_file
 from credential_db.head import SCHEMA_VERSION
-from credential_db.sqlite.backup import checked_backup_path
 from credential_db.sqlite.cipher import Cipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_locked
 from credential_db.sqlite.lending import busy_timeout, checked_timeout, plain_rows
@@ -86,15 +85,17 @@ def upgrade(
     try:
         timeout = checked_timeout(timeout)
         if backup is not None:
+            from credential_db.sqlite.backup import checked_backup_path  # not at process start
+
             backup = checked_backup_path(backup)
         # At every process start, so before anything is done for the sake of what follows.
         if not repair and cipher_settings is None and _is_current(target, passphrase, timeout):
             return Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
-        with opened.opened(writing=True, create=not dry_run) as connection:
-            done = done_at_once(connection, timeout, repair=repair, dry_run=dry_run)
-            return done or _upgrade(opened, backup, dry_run, repair)
+        return upgrade_target(opened, backup, dry_run=dry_run, repair=repair)
     except BaseException as error:
+        if opened is not None and opened.committed_despite(error):
+            return Upgrade(opened.before, SCHEMA_VERSION)
         failure = failure_of(error, opened, target)
     del target, passphrase, backup, opened  # a traceback shows the locals of this frame
     raise failure
@@ -114,10 +115,19 @@ def _is_current(target: "AnyTarget", passphrase: str | bytes | None, timeout: fl
         return False
 
 
-def _upgrade(
-    opened: Target, backup: str | PathLike[str] | None, dry_run: bool, repair: bool
+def upgrade_target(
+    target: Target, backup: str | None = None, *, dry_run: bool = False, repair: bool = False
 ) -> Upgrade:
-    """Where there is something to do: what ``alembic upgrade head`` does, without its globals."""
+    """Do what ``upgrade`` does, with errors as they come."""
+    with target.opened(writing=True, create=not dry_run) as connection:
+        done = done_at_once(connection, target, repair=repair, dry_run=dry_run)
+        if done is None:
+            _run_revisions(target, backup, dry_run, repair)
+    return done or Upgrade(target.before, SCHEMA_VERSION)
+
+
+def _run_revisions(target: Target, backup: str | None, dry_run: bool, repair: bool) -> None:
+    """What ``alembic upgrade head`` does, without its globals."""
     from alembic.runtime.environment import EnvironmentContext
 
     from credential_db import scripts
@@ -130,15 +140,12 @@ def _upgrade(
         return steps_to(script, "head", current)
 
     config = scripts.config()
-    config.attributes["options"] = Options(
-        opened, None if backup is None else str(backup), dry_run, repair
-    )
+    config.attributes["options"] = Options(target, backup, dry_run, repair)
     environment = EnvironmentContext(
         config, script, fn=upgrade, as_sql=False, starting_rev=None, destination_rev="head"
     )
     try:
         run_environment(environment, "upgrade")
-        return Upgrade(config.attributes["before"], config.attributes["after"])
     finally:
         config.attributes.clear()
 

@@ -2,7 +2,7 @@
 
 from credential_db.current import done_at_once
 from credential_db.head import DDL, SCHEMA_VERSION
-from credential_db.interface import upgrade
+from credential_db.interface import upgrade_target
 from credential_db.sqlite.driver import DBAPIConnection, create, first_row
 from credential_db.sqlite.lending import borrowed, busy_timeout
 from credential_db.sqlite.target import Target, failure_of
@@ -28,17 +28,19 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
         if not _missing(conn):
             return
         _end_transaction(conn)
-        timeout = busy_timeout(conn) / 1000
-        if done_at_once(conn, timeout):
+        opened.timeout = busy_timeout(conn) / 1000
+        if done_at_once(conn, opened):
             return
         if _LAST_LEGACY_VERSION < SCHEMA_VERSION > first_row(conn, "PRAGMA main.user_version")[0]:
-            upgrade(conn, timeout=timeout)
+            upgrade_target(opened)
             return
-        with borrowed(conn), write_transaction(conn, timeout=timeout):
+        with borrowed(conn), write_transaction(conn, opened):
             for table in _missing(conn):
                 create(conn, DDL[table])
         return
     except BaseException as error:
+        if opened is not None and opened.committed_despite(error):
+            return
         failure = failure_of(error, opened, conn)
     del conn, opened  # a traceback shows the locals of this frame
     raise failure
@@ -60,9 +62,12 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
         if first_row(conn, "PRAGMA main.user_version")[0] >= SCHEMA_VERSION:
             return
         _end_transaction(conn)
-        upgrade(conn, timeout=busy_timeout(conn) / 1000)
+        opened.timeout = busy_timeout(conn) / 1000
+        upgrade_target(opened)
         return
     except BaseException as error:
+        if opened is not None and opened.committed_despite(error):
+            return
         failure = failure_of(error, opened, conn)
     del conn, opened  # a traceback shows the locals of this frame
     raise failure

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Collection, Iterator
 
 from alembic.migration import MigrationContext
@@ -17,7 +16,7 @@ from credential_db.scripts import HEAD
 from credential_db.sql_script import number_follows_stamp
 from credential_db.sqlite import adoption, scrub
 from credential_db.sqlite.alembic_internals import command_name, context, is_purge, operating
-from credential_db.sqlite.backup import back_up
+from credential_db.sqlite.backup import Backup
 from credential_db.sqlite.driver import DBAPIConnection, main_file
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.files import guard_before_change
@@ -56,29 +55,24 @@ class Migration:
         """Nothing is read yet: the transaction has not begun."""
         self._connection = connection
         self._options = options
-        self._backup: str | None = None
+        self._backup: Backup | None = None
         self._adopted = self._purging = self._to_scrub = False
         self._repaired: list[str] = []
-        self._before: int | None = None
         self._after: int | None = None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing; and a backup only of what was changed."""
-        transaction = None
+        target = self._options.target
         file = main_file(self._connection)
         if file:
             guard_before_change(file)
         try:
-            with write_transaction(
-                self._connection,
-                timeout=self._options.target.timeout,
-                to_commit=not self._options.dry_run,
-            ) as transaction:
+            with write_transaction(self._connection, target, to_commit=not self._options.dry_run):
                 yield
         except BaseException:
-            if self._backup and not (transaction and transaction.committed):
-                os.unlink(self._backup)
+            if self._backup and not target.committed:
+                self._backup.take_back()
             raise
 
     def adopt(self) -> None:
@@ -91,7 +85,7 @@ class Migration:
         adoption.refuse_shadows(connection, records.tables_ever())
         self._purging = is_purge()
         found = shim.recognize(connection, purging=self._purging)
-        self._before = found.version
+        self._options.target.before = found.version
         self._back_up(found)
         if found.version is None:
             if goes_to_head():
@@ -103,7 +97,7 @@ class Migration:
             if self._adopted or not found.agreed:
                 self._stamp(found.version)
         shape = found.shape
-        if self._before is None or found.missing:
+        if found.version is None or found.missing:
             shape = records.shape_of_file(connection)  # with the tables that have been created
         self._survivors = Survivors(
             connection, shape, records.tables_ever(), records.indexes_ever()
@@ -121,8 +115,8 @@ class Migration:
             or not goes_to_head()
             or found.version != SCHEMA_VERSION
         ):
-            back_up(self._connection, path, cipher=target.cipher)
-            self._backup = path
+            self._backup = Backup(path, self._connection)
+            self._backup.take(target)
 
     def _stamp(self, version: int) -> None:
         if self._adopted:
@@ -187,7 +181,7 @@ class Migration:
         """After the commit: leave nothing of replaced secrets, and say what was done."""
         if self._to_scrub and not self._options.dry_run:
             scrub.scrub(self._connection)
-        self.report(self._before, self._after)
+        self.report(self._options.target.before, self._after)
 
     def report(self, before: int | None, after: int | None) -> None:
         """Say in one line what was done, to a person and to whoever called.
@@ -211,7 +205,7 @@ class Migration:
             "Dry run, nothing was changed: " if dry_run else "",
             target.name,
             outcome,
-            f"; it was copied to {self._backup} before" if self._backup else "",
+            f"; it was copied to {self._backup.path} before" if self._backup else "",
         )
         if self._options.backup and not self._backup and not dry_run:
             logger.info("There was nothing to change, so no backup was written")

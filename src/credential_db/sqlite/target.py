@@ -50,6 +50,8 @@ class Target:
 
     Attributes:
         created: The file, and directories before it, that were created when it was opened.
+        before: The version that a change has found; None where there was no schema.
+        committed: Whether the change is.
 
     Raises:
         CredentialDBError: It is none of these.
@@ -68,6 +70,8 @@ class Target:
         self.path = ""
         self.connection: DBAPIConnection | None = None
         self.created: list[str] = []
+        self.before: int | None = None
+        self.committed = False
         self._engine: Any = None
         if isinstance(named, str | bytes | os.PathLike):
             self.path = file_of_name(os.fsdecode(named))
@@ -101,6 +105,23 @@ class Target:
             with contextlib.suppress(Exception):  # closed, or not readable: then it has no name
                 return main_file(self.connection) or "the database"
         return "the database"
+
+    def committed_despite(self, error: BaseException) -> bool:
+        """Whether an error came after the commit: a warning says so, since it is not undone.
+
+        An interrupt or an exit goes on to whoever asked for it.
+        """
+        if not self.committed or not isinstance(error, Exception):
+            return False
+        import logging  # costs a process that only looks
+
+        logging.getLogger(__name__).warning(
+            "%s: the change was committed, and %s came after it: the next upgrade completes the "
+            "clean-up",
+            self.name,
+            type(error).__name__,
+        )
+        return True
 
     def clean(self, error: BaseException) -> BaseException:
         """An error about this database, without anything that was in it."""

@@ -3,22 +3,20 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from credential_db.sqlite.driver import DBAPIConnection, databases, is_driver_error, main_file
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.lending import announcing_a_long_wait
 
-
-class Transaction:
-    """Whether it has been committed, which an error may leave open."""
-
-    committed = False
+if TYPE_CHECKING:
+    from credential_db.sqlite.target import Target
 
 
 @contextlib.contextmanager
 def write_transaction(
-    connection: DBAPIConnection, *, timeout: float, to_commit: bool = True
-) -> Iterator[Transaction]:
+    connection: DBAPIConnection, target: "Target", *, to_commit: bool = True
+) -> Iterator[None]:
     """All or nothing: begin with the write lock, end with a COMMIT or a ROLLBACK.
 
     A reader that wants to become a writer later fails at once, however long the timeout; so
@@ -26,19 +24,19 @@ def write_transaction(
 
     Args:
         connection: In autocommit mode.
-        timeout: Seconds to wait for another program's lock.
+        target: The same database: how long to wait for its lock, and where it is noted that the
+            change is committed.
         to_commit: Whether it ends in a COMMIT, if nothing fails before.
 
     Raises:
         CredentialDBError: The file was removed while this waited for its lock.
     """
-    transaction = Transaction()
     path = main_file(connection)
     # IMMEDIATE locks attached databases as well, and nobody could read those during the COMMIT.
     alone = {name for _, name, _ in databases(connection)} <= {"main", "temp"}
     committing = False
     try:
-        with announcing_a_long_wait(path, timeout):
+        with announcing_a_long_wait(path, target.timeout):
             connection.execute("BEGIN IMMEDIATE" if alone else "BEGIN")
             if not alone:
                 # It frees a page of a file that has any to free, and takes the write lock of each:
@@ -46,24 +44,17 @@ def write_transaction(
                 connection.execute("PRAGMA main.incremental_vacuum(1)").fetchall()
         if path and not os.path.exists(path):
             raise CredentialDBError(f"{path} was removed meanwhile: run again")
-        yield transaction
+        yield
         if to_commit:
             committing = True
             connection.commit()
-            transaction.committed = True
+            target.committed = True
         else:
             connection.rollback()
     except BaseException as error:
         # An interrupt is told once the COMMIT has returned, and it may well have succeeded.
         if committing and not connection.in_transaction and not is_driver_error(error):
-            transaction.committed = True
-            if isinstance(error, Exception):  # an alarm of the host's: an error would say "undone"
-                import logging  # costs a process that only looks
-
-                logging.getLogger(__name__).warning(
-                    "the change was committed, and %s came meanwhile", type(error).__name__
-                )
-                return
+            target.committed = True
         roll_back(connection)
         raise
 
