@@ -1,6 +1,7 @@
 """A connection that is lent: whatever its owner has set up, it is upgraded, and comes back so."""
 
 import logging
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -13,7 +14,7 @@ from alembic import command
 from sqlalchemy import event
 
 import credential_db
-from attacks import Upgrading, Victim, another_process
+from attacks import Upgrading, Victim, Watched, another_process
 from credential_db import SCHEMA_VERSION, CredentialDBError, Upgrade, scripts
 from vaults import STAMPS, TABLES, Key, Vault, at_head, keys, upgraded
 
@@ -216,7 +217,69 @@ def test_a_locking_mode_is_the_owners(plain_vault: Vault, locking_mode: str) -> 
     assert plain_vault.stamps() == STAMPS
 
 
-# --- Handlers ----------------------------------------------------------------------------------
+# --- Interrupts and handlers -------------------------------------------------------------------
+
+
+@contextmanager
+def host_set_up(vault: Vault) -> Iterator[Watched]:
+    """A connection on which much is set that an upgrade has to set otherwise."""
+    with closing(sqlite3.connect(vault.path, factory=Watched)) as connection:
+        for pragma in (
+            "foreign_keys = 1",
+            "synchronous = 1",
+            "secure_delete = FAST",
+            "journal_mode = MEMORY",
+            "busy_timeout = 321",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        connection.row_factory = sqlite3.Row
+        yield connection
+
+
+def set_up_of(connection: Watched) -> list[object]:
+    pragmas = (*(pragma for pragma in PRAGMAS if pragma != "writable_schema"), "journal_mode")
+    settings = [[*row] for pragma in pragmas for row in connection.execute(f"PRAGMA {pragma}")]
+    return [settings, connection.isolation_level, connection.row_factory, connection.text_factory]
+
+
+class HostError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, HostError])
+def test_an_interrupt_at_any_setting_leaves_none_behind(
+    plain_vault: Vault, error: type[BaseException]
+) -> None:
+    """Those of a table copy, and those that give the connection back, too."""
+    plain_vault.create(content=keys(1), check=False)
+    legacy = plain_vault.path.read_bytes()
+    statements: list[str] = []
+    with host_set_up(plain_vault) as connection:
+        connection.before = statements.append
+        credential_db.upgrade(connection)
+    about_settings = [
+        number
+        for number, pair in enumerate(zip(["", *statements], statements, strict=False))
+        if any(re.match("PRAGMA .* = |ALTER TABLE .* RENAME TO", sql) for sql in pair)
+    ]
+    assert len(about_settings) > 20
+    for number in about_settings:
+        plain_vault.path.write_bytes(legacy)
+        with host_set_up(plain_vault) as connection:
+            before = set_up_of(connection)
+            to_come = iter(range(number, -1, -1))
+
+            def interrupted(_: str, to_come: Iterator[int] = to_come) -> None:
+                if next(to_come, None) == 0:
+                    raise error
+
+            connection.before = interrupted
+            with suppress(error, CredentialDBError):
+                credential_db.upgrade(connection)
+            del connection.before
+            assert not connection.in_transaction
+            assert set_up_of(connection) == before, f"interrupted at: {statements[number]}"
+    assert plain_vault.stamps() in ((None, 0), STAMPS)
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 20, 60, 200, 500])
@@ -226,13 +289,15 @@ def test_a_cancelling_progress_handler_leaves_no_transaction(
     """It goes on to cancel, as a host's deadline does that has passed."""
     plain_vault.create(content=keys(4))
     victim = Victim(plain_vault)
-    with lent(plain_vault) as connection:
+    with host_set_up(plain_vault) as connection:
+        before = set_up_of(connection)
         calls = iter(range(after))
-        connection.set_progress_handler(lambda: next(calls, None) is None, 10)
+        connection.set_progress_handler(lambda: next(calls, None) is None, 5)
         with suppress(CredentialDBError):
             credential_db.upgrade(connection)
         assert not connection.in_transaction, "a transaction of ours is ours to end"
         connection.set_progress_handler(None, 0)
+        assert set_up_of(connection) == before
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
     victim.is_new()

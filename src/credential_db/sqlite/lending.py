@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, first_row, main_file
 from credential_db.sqlite.errors import CredentialDBError, ReadOnlyDatabase
@@ -33,14 +34,38 @@ def _text(stored: bytes) -> str:
 
 
 @contextlib.contextmanager
-def plain_rows(connection: DBAPIConnection) -> Iterator[None]:
-    """Rows as tuples and TEXT as ``str`` for a while, whatever the connection's owner prefers."""
-    row_factory, text_factory = connection.row_factory, connection.text_factory
-    connection.row_factory, connection.text_factory = None, _text
+def _attributes(connection: DBAPIConnection, **values: Any) -> Iterator[None]:
+    """Set attributes of a connection for a while: those that this version of Python has."""
+    before = {name: getattr(connection, name) for name in values if hasattr(connection, name)}
     try:
+        for name in before:
+            setattr(connection, name, values[name])
         yield
     finally:
-        connection.row_factory, connection.text_factory = row_factory, text_factory
+        with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
+            for name in reversed(before):
+                setattr(connection, name, before[name])
+
+
+def plain_rows(connection: DBAPIConnection) -> contextlib.AbstractContextManager[None]:
+    """Rows as tuples and TEXT as ``str`` for a while, whatever the connection's owner prefers."""
+    return _attributes(connection, row_factory=None, text_factory=_text)
+
+
+@contextlib.contextmanager
+def changed(connection: DBAPIConnection, pragma: str, value: str | int) -> Iterator[None]:
+    """Set a pragma for a while."""
+    (before,) = first_row(connection, f"PRAGMA {pragma}")
+    if before == value:
+        yield
+        return
+    # secure_delete reads 2 for FAST and takes 2 for ON
+    written = "FAST" if (pragma, before) == ("main.secure_delete", 2) else before
+    try:
+        connection.execute(f"PRAGMA {pragma} = {value}").fetchall()
+        yield
+    finally:
+        insist(connection, f"PRAGMA {pragma} = {written}")
 
 
 def refuse_transaction(connection: DBAPIConnection) -> None:
@@ -63,20 +88,11 @@ def checked_timeout(timeout: float) -> float:
     return min(timeout, _LONGEST_TIMEOUT / 1000)
 
 
-@contextlib.contextmanager
-def waiting(connection: DBAPIConnection, timeout: float | None) -> Iterator[None]:
-    """Let a connection wait this many seconds for other programs' locks; as it is where None."""
-    before = None if timeout is None else busy_timeout(connection)
-    wanted = None if timeout is None else int(checked_timeout(timeout) * 1000)
-    if before == wanted:
-        yield
-        return
-    connection.execute(f"PRAGMA busy_timeout = {wanted}")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
-            give_back(connection, f"busy_timeout = {before}")
+def waiting(
+    connection: DBAPIConnection, timeout: float
+) -> contextlib.AbstractContextManager[None]:
+    """Let a connection wait this many seconds for other programs' locks."""
+    return changed(connection, "busy_timeout", int(checked_timeout(timeout) * 1000))
 
 
 def busy_timeout(connection: DBAPIConnection) -> int:
@@ -125,32 +141,16 @@ def borrowed(connection: DBAPIConnection) -> Iterator[None]:
         ReadOnlyDatabase: Its owner has forbidden it to write.
     """
     refuse_transaction(connection)
-    isolation_level = connection.isolation_level
-    autocommit = getattr(connection, "autocommit", None)  # new in Python 3.12
-    with plain_rows(connection):
-        if autocommit is not None:
-            # Where it is True, commit() and rollback() do nothing.
-            connection.autocommit = _BY_ISOLATION_LEVEL  # type: ignore[attr-defined]  # until 3.12
-        connection.isolation_level = None
-        before: dict[str, str | int] = {}
-        try:
-            _refuse_query_only(connection)
-            for name, value in _wanted(connection).items():
-                (found,) = connection.execute(f"PRAGMA {name}").fetchone()
-                if found != value:
-                    before[name] = found
-                    connection.execute(f"PRAGMA {name} = {value}").fetchall()
-            _refuse_unsafe_journal(connection)
-            yield
-        finally:
-            with contextlib.suppress(driver(connection).ProgrammingError):  # closed meanwhile
-                for name, found in before.items():
-                    # secure_delete reads 2 for FAST and takes 2 for ON
-                    written = "FAST" if (name, found) == ("main.secure_delete", 2) else found
-                    give_back(connection, f"{name} = {written}")
-                connection.isolation_level = isolation_level
-                if autocommit is not None:
-                    connection.autocommit = autocommit  # type: ignore[attr-defined]  # until 3.12
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(plain_rows(connection))
+        # With autocommit=True, commit() and rollback() do nothing.
+        own_transactions = {"autocommit": _BY_ISOLATION_LEVEL, "isolation_level": None}
+        stack.enter_context(_attributes(connection, **own_transactions))
+        _refuse_query_only(connection)
+        for pragma, value in _wanted(connection).items():
+            stack.enter_context(changed(connection, pragma, value))
+        _refuse_unsafe_journal(connection)
+        yield
 
 
 def _wanted(connection: DBAPIConnection) -> dict[str, str | int]:
@@ -187,17 +187,29 @@ def _refuse_unsafe_journal(connection: DBAPIConnection) -> None:
         )
 
 
-def give_back(connection: DBAPIConnection, setting: str) -> None:
-    """Set a pragma as it was; by now the upgrade is done or undone, so no error may say more."""
-    try:
-        connection.execute(f"PRAGMA {setting}").fetchall()
-    except driver(connection).ProgrammingError:
-        raise
-    except Exception as error:
-        import logging  # costs a process that only looks
+def insist(connection: DBAPIConnection, statement: str) -> None:
+    """Execute what gives a connection back to its owner, whatever stands against it.
 
-        logging.getLogger(__name__).warning(
-            "PRAGMA %s failed (%s): close this connection, it is not as it was",
-            setting,
-            type(error).__name__,
-        )
+    By now the upgrade is done or undone, so no error may say more.
+    """
+    try:
+        connection.execute(statement).fetchall()
+    except driver(connection).ProgrammingError:
+        return  # closed meanwhile
+    except BaseException as error:
+        verdict = ""
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+            connection.set_progress_handler(None, 0)  # it would go on to interrupt
+            verdict = "its progress handler was removed"
+        try:
+            connection.execute(statement).fetchall()
+        except Exception:
+            verdict = "close this connection, it is not as it was"
+        if verdict:
+            import logging  # costs a process that only looks
+
+            logging.getLogger(__name__).warning(
+                "%s failed (%s): %s", statement, type(error).__name__, verdict
+            )
+        if not isinstance(error, Exception):
+            raise

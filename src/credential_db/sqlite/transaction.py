@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from credential_db.sqlite.driver import DBAPIConnection, databases, is_driver_error, main_file
 from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.lending import announcing_a_long_wait
+from credential_db.sqlite.lending import announcing_a_long_wait, insist
 
 if TYPE_CHECKING:
     from credential_db.sqlite.target import Target
@@ -61,19 +61,11 @@ def write_transaction(
 
 def roll_back(connection: DBAPIConnection) -> None:
     """End a transaction that may have ended by itself, whatever its owner has set up against it."""
-    if not connection.in_transaction:
-        return
-    for end in (connection.rollback, lambda: connection.execute("ROLLBACK")):
-        with contextlib.suppress(Exception):
-            end()
     if connection.in_transaction:
-        connection.set_progress_handler(None, 0)
-        connection.execute("ROLLBACK")
-        import logging  # costs a process that only looks
-
-        logging.getLogger(__name__).warning(
-            "the progress handler of this connection stopped even the ROLLBACK, and was removed"
-        )
+        with contextlib.suppress(Exception):
+            connection.rollback()
+    if connection.in_transaction:
+        insist(connection, "ROLLBACK")
 
 
 @contextlib.contextmanager
