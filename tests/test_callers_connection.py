@@ -3,6 +3,7 @@
 import logging
 import re
 import sqlite3
+import types
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -318,6 +319,65 @@ def test_an_authorizer_that_denies_leaves_all_as_it_was(plain_vault: Vault) -> N
     assert plain_vault.content() == before
 
 
+class CommitsElsewhere(sqlite3.Connection):
+    """As test suites have them, which roll everything back in the end."""
+
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("isolation_level", [None, "DEFERRED"])
+def test_a_class_that_does_not_commit_is_not_believed(
+    plain_vault: Vault, isolation_level: str | None, dry_run: bool
+) -> None:
+    plain_vault.create(content=keys(1))
+    with closing(
+        sqlite3.connect(
+            plain_vault.path,
+            factory=CommitsElsewhere,
+            isolation_level=isolation_level,  # type: ignore[arg-type]  # any text, for typeshed
+        )
+    ) as connection:
+        assert credential_db.upgrade(connection, dry_run=dry_run) == (0, HEAD)
+        assert not connection.in_transaction
+    assert plain_vault.stamps() == ((None, 0) if dry_run else STAMPS)
+
+
+def test_an_authorizer_that_ignores_a_begin_is_told_so(plain_vault: Vault) -> None:
+    plain_vault.create(content=keys(1))
+    with lent(plain_vault) as connection:
+        ignored = sqlite3.SQLITE_TRANSACTION
+        connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_IGNORE if action == ignored else sqlite3.SQLITE_OK
+        )
+        with pytest.raises(CredentialDBError, match="authorizer"):
+            credential_db.upgrade(connection)
+    assert plain_vault.stamps() == (None, 0)
+
+
+class Aggregate:
+    def step(self, *_: object) -> None: ...
+    def finalize(self) -> None: ...
+
+
+@pytest.mark.parametrize("kind", ["function", "aggregate"])
+@pytest.mark.parametrize("name", ["max", "min", "typeof", "like", "lower", "length", "datetime"])
+def test_a_function_in_the_place_of_sqlites_is_no_obstacle(
+    plain_vault: Vault, name: str, kind: str
+) -> None:
+    """A table copy compares cells, and looks for how far AUTOINCREMENT has counted."""
+    plain_vault.create(content=keys(2), check=False)
+    with lent(plain_vault) as connection:
+        for arguments in (1, 2):
+            if kind == "function":
+                connection.create_function(name, arguments, lambda *_: None)
+            else:
+                connection.create_aggregate(name, arguments, Aggregate)
+        assert_upgraded(connection, plain_vault)
+        credential_db.ensure_credentials_schema(connection)
+
+
 # --- Temporary objects and attached databases --------------------------------------------------
 
 
@@ -482,6 +542,43 @@ def test_what_the_host_listens_to_on_all_engines_is_no_obstacle(plain_vault: Vau
         assert credential_db.upgrade(connection) == (1, HEAD)
         assert connection.execute("PRAGMA foreign_keys").fetchone() == (0,)
     assert plain_vault.content() == expected
+
+
+@pytest.mark.parametrize("name", ["checkin", "close"])
+def test_a_listener_that_fails_after_the_commit_undoes_nothing(
+    plain_vault: Vault, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain_vault.create(content=keys(1))
+    engine = sqlalchemy.create_engine(
+        f"sqlite:///{plain_vault.path}", poolclass=sqlalchemy.NullPool
+    )
+    event.listen(engine, name, refuse)
+    assert credential_db.upgrade(engine) == (0, HEAD)
+    assert plain_vault.stamps() == STAMPS
+    assert "AssertionError" in caplog.text
+
+
+def test_a_detached_connection_is_one_too(plain_vault: Vault) -> None:
+    plain_vault.create(content=keys(1))
+    engine = sqlalchemy.create_engine(f"sqlite:///{plain_vault.path}")
+    with engine.connect() as connection:
+        connection.detach()
+        assert credential_db.upgrade(connection) == (0, HEAD)
+
+
+@pytest.mark.parametrize("driver", ["aiosqlite", "libsql"])
+def test_an_engine_of_another_driver_is_refused_before_it_connects(driver: str) -> None:
+    connected: list[object] = []
+    module = types.ModuleType(driver)
+    vars(module).update(
+        paramstyle="qmark", sqlite_version_info=(3, 45, 0), connect=connected.append
+    )
+    engine = sqlalchemy.create_engine("sqlite:///secret.db", module=module)
+    engine.dialect.driver = driver
+    for function in (credential_db.upgrade, credential_db.status):
+        with pytest.raises(CredentialDBError, match=driver):
+            function(engine)
+    assert not connected
 
 
 # --- Who looks on ------------------------------------------------------------------------------

@@ -217,6 +217,9 @@ OTHERS: dict[str, Callable[[], Exception]] = {
     "driver": lambda: sqlite3.OperationalError(SECRET),
     "driver, quoting": lambda: sqlite3.OperationalError(f"cannot parse {SECRET}"),
     "driver, near": lambda: sqlite3.OperationalError(f"error in {SECRET}: x"),
+    "driver, naming a table": lambda: sqlite3.OperationalError(f"no such table: {SECRET}"),
+    "not implemented": lambda: NotImplementedError(SECRET),
+    "syntax": lambda: SyntaxError(SECRET),
     "driver of the host": lambda: HostDriverError(f"error in view {SECRET}"),
     "driver, decoding": lambda: sqlite3.OperationalError(
         f"Could not decode to UTF-8 column 'data' with text '{SECRET}'"

@@ -74,9 +74,8 @@ def migrate_credential_db_schema(conn: DBAPIConnection) -> None:
 
 
 def _missing(connection: DBAPIConnection) -> list[str]:
-    of_name = "FROM main.sqlite_master WHERE type = 'table' AND name = '{}' COLLATE NOCASE"
-    count = f"SELECT count(*) {of_name}"
-    return [table for table in DDL if first_row(connection, count.format(table)) == (0,)]
+    query = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = '{}' COLLATE NOCASE"
+    return [table for table in DDL if not first_row(connection, query.format(table))]
 
 
 def _commit(connection: DBAPIConnection) -> None:

@@ -14,18 +14,23 @@ DBAPIConnection: TypeAlias = sqlite3.Connection
 
 def is_dbapi_connection(target: object) -> TypeGuard[DBAPIConnection]:
     """Whether this is an open connection of ``sqlite3`` or of a module made after it."""
-    return isinstance(target, sqlite3.Connection) or _driver(target) is not None
+    return _driver(type(target)) is not None
+
+
+def is_driver(module: object) -> bool:
+    """Whether a DB-API module is ``sqlite3`` or one made after it."""
+    return _driver(getattr(module, "Connection", object)) is not None
 
 
 def driver(connection: DBAPIConnection) -> ModuleType:
     """The DB-API module that a connection comes from, which is where its errors come from too."""
-    found = _driver(connection)
+    found = _driver(type(connection))
     assert found is not None, "asked only of what is_dbapi_connection() accepted"
     return found
 
 
-def _driver(connection: object) -> ModuleType | None:
-    for base in type(connection).__mro__:
+def _driver(connection: type) -> ModuleType | None:
+    for base in connection.__mro__:
         module = sys.modules.get(base.__module__.partition(".")[0] + ".dbapi2")
         if module is not None and getattr(module, "Connection", None) is base:
             return module

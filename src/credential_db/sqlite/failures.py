@@ -22,13 +22,10 @@ from credential_db.sqlite.errors import (
 # Of these, and of no class made from them, the text names code, never data.
 _PROGRAMMING_ERRORS = (
     AttributeError,
-    DeprecationWarning,
     ImportError,
     ModuleNotFoundError,
     NameError,
-    NotImplementedError,
     RecursionError,
-    SyntaxError,
     UnboundLocalError,
 )
 _OF_ALEMBIC = ("alembic.util.exc", "alembic.script.revision")  # they name revisions and files
@@ -103,7 +100,9 @@ _NAMES_OBJECTS = re.compile(
     r"|cannot store \w+ value in \w+ column .+"
     r"|user-defined function raised exception|too many .+|sub-select returns .+"
     r"|near \".+\": syntax error"
-    r"|Cannot operate on a closed database\."
+)
+_OF_THE_MODULE = re.compile(
+    r"Cannot operate on a closed database\."
     r"|SQLite objects created in a thread can only be used in that same thread\..+"
 )
 _NAMES_CONSTRAINT = re.compile(
@@ -188,7 +187,9 @@ def known_text(error: BaseException) -> str:
     """What an error says, if that is known to hold no data; else what kind of error it is."""
     name = str(getattr(error, "sqlite_errorname", ""))
     message = _one_line(str(error))
-    known = _NAMES_CONSTRAINT if name.startswith("SQLITE_CONSTRAINT") else _NAMES_OBJECTS
+    known = _NAMES_OBJECTS if name else _OF_THE_MODULE
+    if name.startswith("SQLITE_CONSTRAINT"):
+        known = _NAMES_CONSTRAINT
     if is_drivers_own(error) and name not in _MAY_SAY_ANYTHING and known.fullmatch(message):
         return message
     return name or type(error).__name__

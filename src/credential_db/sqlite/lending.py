@@ -88,9 +88,7 @@ def checked_timeout(timeout: float) -> float:
     return min(timeout, _LONGEST_TIMEOUT / 1000)
 
 
-def waiting(
-    connection: DBAPIConnection, timeout: float
-) -> contextlib.AbstractContextManager[None]:
+def waiting(connection: DBAPIConnection, timeout: float) -> contextlib.AbstractContextManager[None]:
     """Let a connection wait this many seconds for other programs' locks."""
     return changed(connection, "busy_timeout", int(checked_timeout(timeout) * 1000))
 

@@ -109,7 +109,7 @@ def _changed_rows(
 ) -> list[Any]:
     """Rows that the copy lacks, or has with another value or storage class."""
     same = " AND ".join(
-        f"typeof(n.{name}) = typeof(o.{name}) AND CAST(n.{name} AS BLOB) IS CAST(o.{name} AS BLOB)"
+        f"+n.{name} IS +o.{name} AND CAST(n.{name} AS BLOB) IS CAST(o.{name} AS BLOB)"
         for name in map(quoted, kept)
     )
     return [
@@ -189,11 +189,12 @@ def _highest_counter(connection: DBAPIConnection, table: str) -> int | None:
     """How far AUTOINCREMENT has counted: https://www.sqlite.org/autoinc.html."""
     if not column_names(connection, "sqlite_sequence"):
         return None
-    (highest,) = connection.execute(
-        "SELECT max(CAST(seq AS INTEGER)) FROM main.sqlite_sequence WHERE name = ? COLLATE NOCASE",
+    highest = connection.execute(
+        "SELECT CAST(seq AS INTEGER) FROM main.sqlite_sequence WHERE name = ? COLLATE NOCASE"
+        " ORDER BY 1 DESC LIMIT 1",
         (table,),
     ).fetchone()
-    return None if highest is None else int(highest)
+    return None if highest is None else highest[0]
 
 
 def _restore_counter(connection: DBAPIConnection, table: str, before: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from credential_db.sqlite.cipher import INSTALL, Cipher
 from credential_db.sqlite.cipher import module as installed_sqlcipher
-from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, main_file
+from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_driver, main_file
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.files import (
     create_private_file,
@@ -85,10 +85,10 @@ class Target:
         if sqlalchemy is not None and isinstance(named, sqlalchemy.URL):
             self.path = file_of_name(named.render_as_string(hide_password=False))
         elif sqlalchemy is not None and isinstance(named, sqlalchemy.Engine):
-            _refuse_other_dialect(named)
+            _refuse_other_driver(named)
             self._engine = named
         elif sqlalchemy is not None and isinstance(named, sqlalchemy.Connection):
-            _refuse_other_dialect(named.engine)
+            _refuse_other_driver(named.engine)
             self.connection = _driver_connection(named.connection)
         else:
             raise CredentialDBError(
@@ -155,7 +155,8 @@ class Target:
             if connection is None and self.path:
                 connection = stack.enter_context(self._file(writing=writing, create=create))
             elif connection is None:
-                checked_out = stack.enter_context(self._engine.connect())
+                checked_out = self._engine.connect()
+                stack.callback(_close, checked_out)
                 connection = _driver_connection(checked_out.connection)
             if writing:
                 refuse_transaction(connection)
@@ -186,22 +187,35 @@ class Target:
             raise
 
 
-def _refuse_other_dialect(engine: "sqlalchemy.Engine") -> None:
-    if engine.dialect.name != "sqlite":
+def _close(checked_out: "sqlalchemy.Connection") -> None:
+    """Give a connection back to its pool; the work is done, so what the host makes of it is its."""
+    try:
+        checked_out.close()
+    except Exception as error:
+        import logging  # costs a process that only looks
+
+        logging.getLogger(__name__).warning(
+            "%s while a connection was given back to its pool", type(error).__name__
+        )
+
+
+def _refuse_other_driver(engine: "sqlalchemy.Engine") -> None:
+    """Before anything connects."""
+    if engine.driver == "aiosqlite":
         raise CredentialDBError(
-            f"this SQLAlchemy engine is for {engine.dialect.name}, not for SQLite: name a SQLite "
-            "database"
+            "a connection of aiosqlite works in a thread of its own: call "
+            "await asyncio.to_thread(credential_db.upgrade, PATH) instead"
+        )
+    if engine.dialect.name != "sqlite" or not is_driver(engine.dialect.dbapi):
+        raise CredentialDBError(
+            f"this SQLAlchemy engine is for {engine.dialect.name}+{engine.driver}, and only those "
+            "of sqlite3 and sqlcipher3 are of use here: name a SQLite database"
         )
 
 
 def _driver_connection(pooled: Any) -> DBAPIConnection:
     """The DB-API connection behind SQLAlchemy's."""
-    connection = pooled.driver_connection
-    if type(connection).__module__.partition(".")[0] == "aiosqlite":
-        raise CredentialDBError(
-            "a connection of aiosqlite works in a thread of its own: call "
-            "await asyncio.to_thread(credential_db.upgrade, PATH) instead"
-        )
+    connection = pooled.dbapi_connection  # which a detached one has, too
     if not is_dbapi_connection(connection):
         raise CredentialDBError("this SQLAlchemy engine is not for SQLite: name a SQLite database")
     return connection

@@ -42,15 +42,19 @@ def write_transaction(
                 # It frees a page of a file that has any to free, and takes the write lock of each:
                 # https://www.sqlite.org/pragma.html#pragma_incremental_vacuum
                 connection.execute("PRAGMA main.incremental_vacuum(1)").fetchall()
+        if not connection.in_transaction:
+            raise CredentialDBError("the authorizer of this connection ignores a BEGIN")
         if path and not os.path.exists(path):
             raise CredentialDBError(f"{path} was removed meanwhile: run again")
         yield
         if to_commit:
             committing = True
             connection.commit()
+            if connection.in_transaction:  # a class of the host's leaves that to somebody else
+                connection.execute("COMMIT")
             target.committed = True
         else:
-            connection.rollback()
+            roll_back(connection)
     except BaseException as error:
         # An interrupt is told once the COMMIT has returned, and it may well have succeeded.
         if committing and not connection.in_transaction and not is_driver_error(error):
