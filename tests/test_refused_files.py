@@ -136,6 +136,12 @@ UNRECOGNIZED: dict[str, tuple[dict[str, int], int, tuple[str, ...], tuple[str, .
         (STAMP, "INSERT INTO alembic_version VALUES ('v01')"),
         ("v01", "'v2'"),
     ),
+    "a stamp that is no text": (
+        V1,
+        1,
+        (STAMP, "INSERT INTO alembic_version VALUES (CAST('v1' AS BLOB))"),
+        ("alembic_version", "'v2'", "stamp --purge"),
+    ),
     "a table alembic_version that is not Alembic's": (
         V1,
         1,

@@ -24,6 +24,7 @@ from credential_db.sqlite.mark import is_due
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
     drop_empty_stamp,
+    stamps,
     write_stamps,
 )
 from credential_db.sqlite.survival import Survivors
@@ -141,9 +142,15 @@ class Migration:
                 transactional_ddl=True,
                 on_version_apply=self._after_revision,
             )
-            with operating(context.get_context()):
-                context.get_context().run_migrations()
+            migration = context.get_context()
+            # Past the converters of the connection's owner, who may have one for VARCHAR.
+            migration.get_current_heads = self._heads  # type: ignore[method-assign]
+            with operating(migration):
+                migration.run_migrations()
         drop_empty_stamp(self._connection)
+
+    def _heads(self) -> tuple[str, ...]:
+        return tuple(stamps(self._connection) or ())
 
     def _after_revision(
         self, ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], run_args: object

@@ -45,7 +45,7 @@ def stamps(connection: DBAPIConnection) -> list[str] | None:
         UnrecognizedSchema: It is not Alembic's.
     """
     try:
-        rows = connection.execute(f"SELECT version_num || '' FROM main.{STAMP_TABLE}").fetchall()
+        rows = connection.execute(f"SELECT +version_num FROM main.{STAMP_TABLE}").fetchall()
     except Exception as error:
         if str(error).startswith("no such table"):
             return None
