@@ -47,8 +47,19 @@ def cell_out_of_page(vault: Vault, raw: bytes) -> bytes:
     return overwritten(raw, at + 8, b"\x00\x01")
 
 
+def first_row_renumbered(vault: Vault, raw: bytes) -> bytes:
+    """A rowid above those of the rows that follow: found by a scan, and not by its number."""
+    root = page_of(vault, "ssh_keys")
+    cells = [int.from_bytes(raw[at : at + 2], "big") + root for at in range(root + 8, root + 12, 2)]
+    at = cells[0] if raw[root] == 13 else pytest.fail("the rows of ssh_keys fill several pages")
+    while raw[at] > 127:  # the size of the row: https://www.sqlite.org/fileformat2.html#varint
+        at += 1
+    return overwritten(raw, at + 1, b"\x7f")
+
+
 DAMAGE: dict[str, Callable[[Vault, bytes], bytes]] = {
     "a cell that points into the header": cell_out_of_page,
+    "a row out of its order": first_row_renumbered,
     "a page of no kind": lambda vault, raw: overwritten(raw, page_of(vault, "theirs"), b"\x07"),
     "an index without its page": lambda vault, raw: overwritten(
         raw, page_of(vault, "by_comment"), bytes(PAGE)

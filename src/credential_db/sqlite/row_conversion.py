@@ -113,9 +113,9 @@ class _Rows:
                 with contextlib.suppress(Exception):  # nothing of the file needs it
                     self._connection.create_function(_FUNCTION, arity, None)
         if done != total:
+            refuse_damage(self._connection)
             raise CredentialDBError(
-                f"{self._table} has {total} rows and {done} were found: it is damaged; "
-                "nothing was changed"
+                f"{self._table} has {total} rows and {done} were found: nothing was changed"
             )
         return int(total)
 
@@ -137,9 +137,10 @@ class _Rows:
                 placeholders = ", ".join(
                     f"{quoted(column)} = hex(randomblob(16))" for column in self._columns[1:]
                 )
-                self._connection.execute(
-                    f"UPDATE OR ABORT {self._table} SET {placeholders} WHERE rowid > ?", (row,)
-                )
+                with contextlib.suppress(driver(self._connection).IntegrityError):
+                    self._connection.execute(
+                        f"UPDATE OR ABORT {self._table} SET {placeholders} WHERE rowid > ?", (row,)
+                    )
             refused = self._write(row)
             if refused and self._function.problem is None:
                 self._function.problem = self._same_as_another(row, refused)
@@ -158,6 +159,7 @@ class _Rows:
         if self._function.interruption is not None:
             raise self._function.interruption
         if count != 1:
+            refuse_damage(self._connection)
             raise CredentialDBError(
                 f"row {row} of {self._table} was written {count} times: nothing was changed"
             )

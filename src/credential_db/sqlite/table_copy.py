@@ -93,7 +93,7 @@ def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[s
         reason = "would get other values in it"
         misfits = _changed_rows(connection, table, copy, kept, key)
     except driver(connection).IntegrityError as error:
-        reason = f"do not fit it ({known_text(error)})"
+        reason = f"do not fit it ({known_text(error).replace(copy, table)})"
         misfits = _refused_rows(connection, table, insert)
     if misfits:
         named = ", ".join(map(str, misfits[:_NAMED_AT_MOST]))
