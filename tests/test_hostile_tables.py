@@ -205,7 +205,7 @@ def test_converters_of_the_host_do_not_reach_the_rows(
 ) -> None:
     plain_vault.create(content=keys(3), check=check)
     expected = upgraded(plain_vault.content(), 0)
-    for kind in ("INTEGER", "TEXT", "BLOB"):
+    for kind in ("INTEGER", "TEXT", "BLOB", "VARCHAR"):  # the last is of Alembic's own table
         monkeypatch.setitem(sqlite3.converters, kind, lambda _: "converted")
     with closing(sqlite3.connect(plain_vault.path, detect_types=detect_types)) as connection:
         assert credential_db.upgrade(connection) == (0, HEAD)
@@ -214,8 +214,9 @@ def test_converters_of_the_host_do_not_reach_the_rows(
     assert plain_vault.stamps() == STAMPS
 
 
-def test_a_constraint_of_the_user_in_the_way_is_named(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(1))
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_constraint_of_the_user_in_the_way_is_named(plain_vault: Vault, count: int) -> None:
+    plain_vault.create(content=keys(count))
     remake(
         plain_vault,
         changed(("UNIQUE (fingerprint)", "UNIQUE (fingerprint), CHECK (length(fingerprint) = 64)")),
@@ -341,6 +342,33 @@ def test_rows_that_pointed_nowhere_unseen_are_no_mistake_of_a_revision(
     assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
     assert plain_vault.content()["ssh_keys"] == expected
     assert plain_vault.value("SELECT count(*) FROM ssh_key_assignments") == 4 + (not check)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_rows_that_pointed_nowhere_without_a_foreign_key_stay_as_they_are(
+    plain_vault: Vault, version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A restore by CREATE TABLE AS SELECT has no foreign key, so nothing kept such rows out."""
+    plain_vault.create(version, content=keys(2))
+    remake(
+        plain_vault,
+        "CREATE TABLE ssh_key_assignments AS SELECT * FROM before",
+        "ssh_key_assignments",
+    )
+    plain_vault.execute("INSERT INTO ssh_key_assignments VALUES ('x', 77, 'now')")
+    expected = upgraded(plain_vault.content(), version)
+    assert credential_db.upgrade(plain_vault.path) == (version, HEAD)
+    assert plain_vault.content() == expected
+    assert "1 rows of ssh_key_assignments -> ssh_keys point nowhere" in caplog.text
+    is_exact(plain_vault)
+
+
+def test_a_row_that_does_not_fit_is_named_by_the_name_of_its_table(plain_vault: Vault) -> None:
+    plain_vault.create(content=keys(2))
+    remake(plain_vault, changed((KEY, "id INTEGER")))
+    plain_vault.execute("UPDATE ssh_keys SET id = 2")
+    error = refused(plain_vault, UnrecognizedSchema, "UNIQUE constraint failed: ssh_keys.id")
+    assert "copy" not in str(error), "nobody but this code knows the name of the copy"
 
 
 # 3. What stands before the tables of the file on a caller's connection
@@ -547,6 +575,83 @@ def test_a_natural_join_is_warned_of_by_name_where_columns_were_renamed(
     assert ("view work joins tables by whichever columns" in caplog.text) == (version < 2)
 
 
+THROUGH_A_VIEW = {
+    "a join": (
+        "CREATE TABLE tasks (task)",
+        "CREATE VIEW work AS SELECT * FROM tasks NATURAL JOIN tokens",
+    ),
+    "a full-text index": ("CREATE VIRTUAL TABLE work USING fts5 (scope, content='tokens')",),
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("what", THROUGH_A_VIEW)
+def test_what_reads_a_renamed_column_through_a_view_is_warned_of_by_name(
+    plain_vault: Vault, what: str, version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain_vault.create(version, content=keys(1)).execute(
+        "CREATE VIEW tokens AS SELECT * FROM proxy_tokens", *THROUGH_A_VIEW[what]
+    )
+    upgrade_to_2(plain_vault.path)
+    assert (" work " in caplog.text) == (version < 2)
+
+
+NO_UPDATES = {
+    "a string": "AFTER INSERT ON proxy_tokens BEGIN SELECT 'no update of task on a token'; END",
+    "a comment": (
+        "AFTER INSERT ON proxy_tokens BEGIN SELECT 1; -- not for an update of task on it\nEND"
+    ),
+    "a column that stays": (
+        "AFTER UPDATE OF scope ON proxy_tokens BEGIN SELECT 'an update of task on a token'; END"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_UPDATES)
+def test_a_trigger_that_only_talks_of_an_update_is_in_nobodys_way(
+    plain_vault: Vault, what: str
+) -> None:
+    plain_vault.create(1).execute(f"CREATE TRIGGER talks {NO_UPDATES[what]}")
+    assert upgrade_to_2(plain_vault.path) == (1, 2)
+
+
+def test_a_trigger_on_a_renamed_column_of_a_view_is_refused_by_name(plain_vault: Vault) -> None:
+    """SQLite follows a rename into the view, and not into the trigger's list of columns."""
+    plain_vault.create(1).execute(
+        "CREATE VIEW tokens AS SELECT * FROM proxy_tokens",
+        "CREATE TRIGGER writes INSTEAD OF UPDATE OF task ON tokens BEGIN SELECT 1; END",
+    )
+    refused(plain_vault, UnrecognizedSchema, "trigger writes", "task")
+
+
+def test_a_trigger_on_a_view_that_never_worked_is_in_nobodys_way(plain_vault: Vault) -> None:
+    plain_vault.create(2, content=keys(1)).execute(
+        "CREATE VIEW tokens AS SELECT * FROM gone",
+        "CREATE TRIGGER writes INSTEAD OF UPDATE OF task ON tokens BEGIN SELECT 1; END",
+    )
+    assert credential_db.upgrade(plain_vault.path).before == 2
+
+
+ON_A_TABLE_THAT_GOES = {
+    "a view": "CREATE VIEW names AS SELECT token FROM proxy_tokens",
+    "a trigger elsewhere": (
+        "CREATE TRIGGER names AFTER INSERT ON theirs BEGIN DELETE FROM proxy_tokens; END"
+    ),
+    "a trigger": "CREATE TRIGGER names AFTER INSERT ON proxy_tokens BEGIN SELECT 1; END",
+    "an index": "CREATE INDEX names ON proxy_tokens (scope)",
+}
+
+
+@pytest.mark.parametrize("what", ON_A_TABLE_THAT_GOES)
+def test_what_needs_a_table_keeps_the_way_to_base_closed(plain_vault: Vault, what: str) -> None:
+    plain_vault.create(2).execute("CREATE TABLE theirs (a)", ON_A_TABLE_THAT_GOES[what])
+    before = state_of(plain_vault)
+    with pytest.raises(UnrecognizedSchema, match="names") as caught:
+        move_to(plain_vault, "base")
+    assert "mistake" not in str(caught.value), "this is no revision's fault"
+    unchanged(plain_vault, before)
+
+
 def test_a_trigger_on_renamed_columns_fires_for_them_afterwards(plain_vault: Vault) -> None:
     plain_vault.create(content=keys(2)).execute(
         "CREATE TABLE log (what)",
@@ -674,5 +779,5 @@ def test_what_is_no_damage_is_never_called_a_corrupt_key(
 def move_to(vault: Vault, revision: str) -> None:
     config = scripts.config()
     config.attributes["connection"] = str(vault.path)
-    move = command.downgrade if revision == "v0" else command.upgrade
+    move = command.downgrade if revision in ("v0", "base") else command.upgrade
     move(config, revision)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from credential_db.sqlite.driver import DBAPIConnection, quoted
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.failures import known_text
-from credential_db.sqlite.shape import objects
+from credential_db.sqlite.shape import Shape, objects
 
 logger = logging.getLogger(__name__)
 
@@ -19,14 +19,17 @@ class References:
 
     Args:
         connection: Inside the transaction of the upgrade.
-        tables: The names of the program's own tables.
+        shape: Of the file, as it is.
+        tables: The names of the program's own tables, of any version.
     """
 
-    def __init__(self, connection: DBAPIConnection, tables: Collection[str]) -> None:
+    def __init__(self, connection: DBAPIConnection, shape: Shape, tables: Collection[str]) -> None:
         """Look at the file."""
         self._connection = connection
         self._tables = tables
         self._orphans, self._unchecked = self._found()
+        free = {table for table in shape.columns if "FOREIGN KEY" not in str(shape.of(table))}
+        self._unseen = free.union(self._unchecked)
         _warn_of(self._orphans)
         for table, reason in self._unchecked.items():
             logger.warning("the foreign keys of table %s cannot be checked: %s", table, reason)
@@ -74,7 +77,7 @@ class References:
                 if gone[before] == new[table, parent]:
                     del new[table, parent], gone[before]
                     break
-        unseen = {key: new.pop(key) for key in [*new] if key[0] in self._unchecked}
+        unseen = {key: new.pop(key) for key in [*new] if key[0] in self._unseen}
         _warn_of(Counter(unseen))
         lost = [f"{count} rows of {table} -> {parent}" for (table, parent), count in new.items()]
         torn = [table for table in unchecked if table not in self._unchecked]

@@ -7,13 +7,14 @@ they are compared before the commit, whatever a revision did; a loss is refused 
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from credential_db.sqlite.ddl_text import without_comments
 from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.references import References
-from credential_db.sqlite.shape import SchemaObject, Shape, objects
+from credential_db.sqlite.shape import SchemaObject, Shape, column_names, objects
 from credential_db.sqlite.stamps import STAMP_TABLE
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,10 @@ _WARNINGS = {
     r"\bVIRTUAL\b.*\bcontent\b": "indexes a table whose rows this upgrade rewrites: run its "
     "'rebuild' command (https://www.sqlite.org/fts5.html#the_rebuild_command)",
 }
-_ANY = re.IGNORECASE | re.DOTALL
+_UPDATE_OF = re.compile(
+    r"CREATE TRIGGER (?:(?!\sON\s).)*?\bUPDATE\s+OF\s(.*?)\sON\s", re.IGNORECASE | re.DOTALL
+)
+_AROUND_NAMES = ' "`[]\n\t\r'
 _MISTAKE = "Nothing was changed; this is a mistake in the revision"
 
 
@@ -56,9 +60,10 @@ class Survivors:
             if kind == "table":
                 name.encode()  # raises UnicodeError now: the clean-up could not name it either
         self._rows = self._count_rows()
-        self._references = References(connection, self._tables)
+        self._references = References(connection, shape, self._tables)
         self._broken = self._does_not_compile()
         self._unreadable = self._unreadable_virtual_tables()
+        self._silent = self._silent_triggers()
 
     def _count_rows(self) -> dict[str, int]:
         """Of each table, in one statement, since it is asked after every revision."""
@@ -87,16 +92,10 @@ class Survivors:
         """
         if not any(entry.type in ("view", "trigger") for entry in self._objects.values()):
             return ""
-        table = next(iter(self._shape.columns), None)
-        if table is None:
-            return ""
-        column = min(self._shape.columns[table])
         self._connection.execute("SAVEPOINT looking_into_views")
         try:
-            self._connection.execute(
-                f"ALTER TABLE main.{quoted(table)} RENAME COLUMN {quoted(column)} TO"
-                f" {quoted(column)}"
-            )
+            self._connection.execute("CREATE TABLE main._looking_into_views (a)")
+            self._connection.execute("ALTER TABLE main._looking_into_views RENAME COLUMN a TO a")
         except Exception as error:
             if not is_driver_error(error) or not str(error).startswith("error in "):
                 raise
@@ -181,8 +180,8 @@ class Survivors:
         ]
         if gone:
             raise UnrecognizedSchema(
-                f"{', '.join(gone)} would be lost: drop or adapt what needs it, then run again. "
-                f"{_MISTAKE} unless it drops a table: op.copy_table keeps what belongs to a table"
+                f"{', '.join(gone)} would be lost: drop or adapt what needs it, then run again; "
+                "nothing was changed. In a revision, op.copy_table keeps what belongs to a table"
             )
         broken = self._does_not_compile()
         if broken and broken != self._broken:
@@ -191,41 +190,39 @@ class Survivors:
                 "adapt it, then run again; nothing was changed"
             )
         self._references.check()
-        self._check_triggers(before)
-        self._check_virtual_tables(before)
+        self._check_triggers()
+        self._check_virtual_tables(before, objects_before.values())
 
-    def _check_triggers(self, before: Shape) -> None:
-        """SQLite takes a trigger on an update of a column that does not exist."""
-        had, has = (
-            {table.lower(): columns for table, columns in shape.columns.items()}
-            for shape in (before, self._shape)
-        )
-        for (_, kind, name), entry in self._objects.items():
-            of = re.match(r"CREATE TRIGGER .*?\bUPDATE\s+OF\s(.*?)\sON\s", entry.sql or "", _ANY)
-            if kind == "trigger" and of:
-                table = entry.table.lower()
-                gone = had.get(table, frozenset()) - has.get(table, frozenset())
-                gone &= set(re.findall(r"\w+", of[1].lower()))
-                if gone:
-                    raise UnrecognizedSchema(
-                        f"trigger {name} on table {entry.table} would never fire again for "
-                        f"{', '.join(sorted(gone))}: drop or adapt it, then run again; nothing was "
-                        "changed"
-                    )
+    def _silent_triggers(self) -> set[tuple[str, str]]:
+        """Those on an update of a column that does not exist, with the column."""
+        silent = set()
+        for entry in () if self._broken else self._objects.values():  # a view may have no columns
+            of = _UPDATE_OF.match(without_comments(entry.sql or ""))
+            if entry.type == "trigger" and of:
+                named = {name.strip(_AROUND_NAMES).lower() for name in of[1].split(",")}
+                gone = named - column_names(self._connection, entry.table)
+                silent |= {(f"{entry.name} on table {entry.table}", name) for name in gone}
+        return silent
 
-    def _check_virtual_tables(self, before: Shape) -> None:
+    def _check_triggers(self) -> None:
+        for trigger, column in sorted(self._silent_triggers() - self._silent):
+            raise UnrecognizedSchema(
+                f"trigger {trigger} would never fire again for {column}: drop or adapt it, then "
+                "run again; nothing was changed"
+            )
+
+    def _check_virtual_tables(self, before: Shape, objects: Iterable[SchemaObject]) -> None:
         broken = sorted(self._unreadable_virtual_tables() - self._unreadable)
         if broken:
             raise UnrecognizedSchema(
                 f"the virtual table {', '.join(broken)} reads a column that this upgrade renames: "
                 "drop it, upgrade, and make it anew; nothing was changed"
             )
-        lines = before.definition - self._shape.definition
-        altered = {line.partition(":")[0] for line in lines}
-        for (_, kind, name), entry in self._objects.items():
-            for pattern, warning in _WARNINGS.items():
-                words = re.search(pattern, entry.sql or "", re.IGNORECASE)
-                if words and any(
-                    re.search(rf"\b{table}\b", str(entry.sql), re.IGNORECASE) for table in altered
-                ):
-                    logger.warning("%s %s %s", kind, name, warning)
+        altered = {line.partition(":")[0] for line in before.definition - self._shape.definition}
+        for entry in objects:
+            if any(re.search(rf"\b{re.escape(each)}\b", str(entry.sql), re.I) for each in altered):
+                if entry.type == "view":
+                    altered = {*altered, entry.name}
+                for pattern, warning in _WARNINGS.items():
+                    if re.search(pattern, str(entry.sql), re.IGNORECASE):
+                        logger.warning("%s %s %s", entry.type, entry.name, warning)
