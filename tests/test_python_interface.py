@@ -1,11 +1,14 @@
 """The Python interface: every kind of target, and a host application left as it was."""
 
+import asyncio
 import logging
 import pickle
+import re
 import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -15,6 +18,8 @@ import pytest
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 import credential_db
 from credential_db import SCHEMA_VERSION, CredentialDBError, Status, Upgrade, records, scripts
@@ -53,6 +58,7 @@ TARGETS: dict[str, Opened] = {
     "str": lambda path: as_it_is(str(path)),
     "URL": lambda path: as_it_is(f"sqlite:///{path}"),
     "URL with a driver": lambda path: as_it_is(f"sqlite+pysqlite:///{path}"),
+    "URL object": lambda path: as_it_is(sqlalchemy.make_url(f"sqlite:///{path}")),
     "sqlite3 connection": lambda path: closing(sqlite3.connect(path)),
     "Engine": engine_for,
     "Connection": sqlalchemy_connection,
@@ -122,9 +128,79 @@ def test_what_is_no_target_is_refused(target: Any, words: str) -> None:
         assert "secret" not in str(caught.value)
 
 
-def test_an_engine_for_another_database_is_refused() -> None:
-    """aiosqlite stands for all drivers that are not the DB-API's sqlite3."""
+class NobodyConnects:
+    """The module of a driver that is not installed: an attempt to connect fails the test."""
 
+    paramstyle, __version__ = "qmark", "9.9"
+    sqlite_version_info = sqlite3.sqlite_version_info
+    Error = Exception
+
+    class Connection:
+        pass
+
+    @staticmethod
+    def connect(*_: object, **__: object) -> None:
+        pytest.fail("a driver that is of no use was asked to connect")
+
+
+class LibSQL(SQLiteDialect_pysqlite):
+    """As sqlalchemy-libsql has it."""
+
+    driver = "libsql"
+    supports_statement_cache = True
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        return NobodyConnects
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql+pymysql://me:secret@unreachable.invalid/vault",
+        "sqlite+libsql://me:secret@unreachable.invalid/vault",
+        "sqlite+libsql:///vault.db",
+    ],
+)
+@pytest.mark.parametrize("function", ["upgrade", "status"])
+def test_an_engine_of_another_driver_is_refused_before_it_connects(
+    url: str, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    registry.register("sqlite.libsql", __name__, LibSQL.__name__)
+    name = url.partition(":")[0]
+    module = None if name == "sqlite+libsql" else NobodyConnects
+    engine = sqlalchemy.create_engine(url, **({"module": module} if module else {}))
+    for target in (engine, engine.url, url):
+        with pytest.raises(CredentialDBError, match=re.escape(name)) as caught:
+            getattr(credential_db, function)(target)
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+        assert "PATH" in str(caught.value), "it does not say what to name instead"
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_url_is_tried_as_the_name_of_a_file(tmp_path: Path) -> None:
+    """Who watches what a process opens (an audit hook, strace) must not read a password there."""
+    program = """
+import sys, credential_db
+opened = []
+sys.addaudithook(lambda event, args: opened.append(args) if event == "sqlite3.connect" else None)
+for url in ("postgresql://me:secret@host/db", "sqlite+pysqlcipher://:secret@/x.db", "file:x.db"):
+    try:
+        credential_db.upgrade(url)
+    except credential_db.CredentialDBError:
+        assert not opened, opened
+    else:
+        raise SystemExit(f"{url} was upgraded")
+credential_db.upgrade("sqlite:///vault.db")
+del opened[:]
+credential_db.upgrade("sqlite:///vault.db")
+assert opened == [("file:vault.db?mode=rw",)], opened
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_what_an_engine_connects_to_is_looked_at() -> None:
     class Elsewhere:
         def cursor(self) -> None: ...
         def rollback(self) -> None: ...
@@ -133,6 +209,41 @@ def test_an_engine_for_another_database_is_refused() -> None:
     engine = sqlalchemy.create_engine("sqlite://", creator=Elsewhere, _initialize=False)
     with pytest.raises(CredentialDBError, match="not for SQLite"):
         credential_db.upgrade(engine)
+
+
+@pytest.mark.parametrize("target", ["engine", "connection in run_sync", "session in run_sync"])
+@pytest.mark.parametrize("function", ["upgrade", "status"])
+def test_aiosqlite_is_told_what_to_do_instead(function: str, target: str, tmp_path: Path) -> None:
+    reason = "run where aiosqlite and greenlet are installed: pip install -e '.[test]'"
+    pytest.importorskip("aiosqlite", reason=reason)
+    pytest.importorskip("greenlet", reason=reason)
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+    path = tmp_path / "vault.db"
+    call = getattr(credential_db, function)
+
+    async def attempt(engine: AsyncEngine) -> None:
+        if target == "engine":
+            call(engine.sync_engine)
+        elif target == "connection in run_sync":
+            async with engine.connect() as connection:
+                await connection.run_sync(call)
+        else:
+            async with AsyncSession(engine) as session:
+                await session.run_sync(lambda sync: call(sync.connection()))
+
+    async def host() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        try:
+            with pytest.raises(CredentialDBError, match=r"await asyncio\.to_thread\("):
+                await attempt(engine)
+            async with engine.connect():  # what it says works beside an engine that is in use
+                await asyncio.to_thread(credential_db.upgrade, path)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(host())
+    assert Vault(path).stamps() == STAMPS
 
 
 @pytest.mark.parametrize("isolation_level", ["", None, "IMMEDIATE", "EXCLUSIVE"])
