@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -99,26 +100,71 @@ def test_a_mistake_in_the_arguments(arguments: list[str], tmp_path: Path) -> Non
     assert result.stderr.splitlines()[-1].startswith("upgrade_many.py: error: ")
 
 
-def test_an_interrupt_leaves_no_vault_half_upgraded(tmp_path: Path) -> None:
-    source = Vault(tmp_path / "0.db").create(1)
-    found = [source, *(Vault(tmp_path / f"{number}.db") for number in range(1, 400))]
+def copies(directory: Path, count: int) -> list[Vault]:
+    source = Vault(directory / "0.db").create(1)
+    found = [source, *(Vault(directory / f"{number}.db") for number in range(1, count))]
     for vault in found[1:]:
         shutil.copyfile(source.path, vault.path)
+    return found
+
+
+@contextmanager
+def at_work(vaults: list[Vault], *options: str) -> Iterator[subprocess.Popen[str]]:
+    """The program, in a session of its own, from when the first vault has been upgraded."""
     with subprocess.Popen(
-        [*PROGRAM, "-j", "1", *(str(vault.path) for vault in found)],
+        [*PROGRAM, *options, *(vault.path.name for vault in vaults)],
+        cwd=vaults[0].path.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     ) as process:
-        while source.stamps() != STAMPS and process.poll() is None:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        try:
+            while vaults[0].stamps() != STAMPS and process.poll() is None:
+                time.sleep(0.05)
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-C twice", "SIGTERM"])
+def test_an_interrupt_leaves_no_vault_half_upgraded(how: str, tmp_path: Path) -> None:
+    found = copies(tmp_path, 400)
+    with at_work(found, "-j", "1") as process:
+        if how == "SIGTERM":  # as timeout(1) and service managers do
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        if how == "Ctrl-C twice":
+            time.sleep(0.1)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output) == (1, ""), errors
     assert errors == "interrupted: no vault is half upgraded; run the same again\n"
     assert {vault.stamps() for vault in found} == {STAMPS, (None, 1)}
     assert not [*tmp_path.glob("*-journal")]
+
+
+def test_an_interrupt_waits_for_no_more_than_the_vault_at_hand(tmp_path: Path) -> None:
+    """Those behind it in the same batch may be locked too, each of them for the whole timeout."""
+    found = copies(tmp_path, 20)
+    with ExitStack() as locks:
+        for vault in found[1:]:
+            other = locks.enter_context(closing(vault.connect()))
+            other.execute("BEGIN IMMEDIATE")
+        with at_work(found, "-j", "1", "--timeout", "5") as process:
+            os.killpg(process.pid, signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, ""), errors
+    assert len([line for line in errors.splitlines() if "is locked" in line]) <= 1, errors
+
+
+def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    with at_work(copies(tmp_path, 400), "-j", "2") as process:
+        process.kill()
+        process.communicate(timeout=60)  # which waits for whoever has its output still open
 
 
 def test_the_command_of_the_chapter(tmp_path: Path) -> None:
