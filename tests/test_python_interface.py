@@ -149,9 +149,8 @@ class LibSQL(SQLiteDialect_pysqlite):
     driver = "libsql"
     supports_statement_cache = True
 
-    @classmethod
-    def import_dbapi(cls) -> Any:
-        return NobodyConnects
+    def create_connect_args(self, url: sqlalchemy.URL) -> Any:
+        return [], {}
 
 
 @pytest.mark.parametrize(
@@ -169,8 +168,7 @@ def test_an_engine_of_another_driver_is_refused_before_it_connects(
     monkeypatch.chdir(tmp_path)
     registry.register("sqlite.libsql", __name__, LibSQL.__name__)
     name = url.partition(":")[0]
-    module = None if name == "sqlite+libsql" else NobodyConnects
-    engine = sqlalchemy.create_engine(url, **({"module": module} if module else {}))
+    engine = sqlalchemy.create_engine(url, module=NobodyConnects)
     for target in (engine, engine.url, url):
         with pytest.raises(CredentialDBError, match=re.escape(name)) as caught:
             getattr(credential_db, function)(target)

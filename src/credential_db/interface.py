@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from os import PathLike, fsdecode
-from os.path import expanduser
 from typing import TYPE_CHECKING, NamedTuple
 
 from credential_db.current import Upgrade, done_at_once, is_current, is_current_file
 from credential_db.head import SCHEMA_VERSION
 from credential_db.sqlite.cipher import Cipher
 from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_locked
+from credential_db.sqlite.files import file_of_name
 from credential_db.sqlite.lending import busy_timeout, checked_timeout, plain_rows
 from credential_db.sqlite.mark import is_marked
 from credential_db.sqlite.opening import TIMEOUT
@@ -104,7 +104,7 @@ def upgrade(
 def _is_current(target: "AnyTarget", passphrase: str | bytes | None, timeout: float) -> bool:
     """The shortest way. False says nothing: the long way waits for as long as it may."""
     if isinstance(target, str | PathLike):
-        return passphrase is None and is_current_file(expanduser(fsdecode(target)), timeout)
+        return passphrase is None and is_current_file(file_of_name(fsdecode(target)), timeout)
     if not is_dbapi_connection(target) or target.in_transaction:
         return False
     try:

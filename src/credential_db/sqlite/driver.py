@@ -17,9 +17,9 @@ def is_dbapi_connection(target: object) -> TypeGuard[DBAPIConnection]:
     return _driver(type(target)) is not None
 
 
-def is_driver(module: object) -> bool:
-    """Whether a DB-API module is ``sqlite3`` or one made after it."""
-    return _driver(getattr(module, "Connection", object)) is not None
+def is_connection_class(kind: object) -> bool:
+    """Whether it is that of ``sqlite3`` or of a module made after it, or made from such a one."""
+    return isinstance(kind, type) and _driver(kind) is not None
 
 
 def driver(connection: DBAPIConnection) -> ModuleType:
@@ -29,8 +29,8 @@ def driver(connection: DBAPIConnection) -> ModuleType:
     return found
 
 
-def _driver(connection: type) -> ModuleType | None:
-    for base in connection.__mro__:
+def _driver(kind: type) -> ModuleType | None:
+    for base in kind.__mro__:
         module = sys.modules.get(base.__module__.partition(".")[0] + ".dbapi2")
         if module is not None and getattr(module, "Connection", None) is base:
             return module

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from credential_db.sqlite.cipher import INSTALL, Cipher
 from credential_db.sqlite.cipher import module as installed_sqlcipher
-from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, is_driver, main_file
+from credential_db.sqlite.driver import (
+    DBAPIConnection,
+    is_connection_class,
+    is_dbapi_connection,
+    main_file,
+)
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.files import (
     create_private_file,
@@ -200,17 +205,16 @@ def _close(checked_out: "sqlalchemy.Connection") -> None:
 
 
 def _refuse_other_driver(engine: "sqlalchemy.Engine") -> None:
-    """Before anything connects."""
-    if engine.driver == "aiosqlite":
-        raise CredentialDBError(
-            "a connection of aiosqlite works in a thread of its own: call "
-            "await asyncio.to_thread(credential_db.upgrade, PATH) instead"
-        )
-    if engine.dialect.name != "sqlite" or not is_driver(engine.dialect.dbapi):
-        raise CredentialDBError(
-            f"this SQLAlchemy engine is for {engine.dialect.name}+{engine.driver}, and only those "
-            "of sqlite3 and sqlcipher3 are of use here: name a SQLite database"
-        )
+    """Raise before it connects: a server may be out of reach, and another driver makes files."""
+    dialect, instead = engine.dialect, "name a SQLite database, such as by its PATH"
+    if dialect.name == "sqlite":
+        if is_connection_class(getattr(dialect.dbapi, "Connection", None)):
+            return
+        if dialect.is_async:
+            instead = "call await asyncio.to_thread(credential_db.upgrade, PATH)"
+    raise CredentialDBError(
+        f"a SQLAlchemy engine of {dialect.name}+{dialect.driver} is of no use here: {instead}"
+    )
 
 
 def _driver_connection(pooled: Any) -> DBAPIConnection:
