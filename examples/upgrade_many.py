@@ -13,17 +13,21 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
 import credential_db
 
 UPGRADED, CURRENT, FAILED = "upgraded", "already current", "failed"
 BATCH = 32  # what a process is handed at once
+STOP = (signal.SIGINT, signal.SIGTERM)
+_STOPPING: list[Event] = []  # in each process: set where it is to end
 
 
 class Outcome(NamedTuple):
@@ -59,21 +63,43 @@ def upgrade_all(
     totals: Counter[str] = Counter()
     # Not forked: what this process has open stays out of the others.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=_finish_in_peace)
+    stopping = context.Event()
+    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(stopping,))
     try:
-        for outcome in pool.map(upgrade, paths, chunksize=BATCH):
+        for outcome in pool.map(partial(_unless_stopping, upgrade), paths, chunksize=BATCH):
             totals[outcome.result] += 1
             if outcome.result == FAILED:
                 line = f"{outcome.path}: {outcome.reason}"
                 print(" ".join(line.splitlines()), file=sys.stderr)
     finally:
+        # Each process ends with the vault at hand; one more interrupt would break that off.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP}
+        stopping.set()
         pool.shutdown(cancel_futures=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return totals
 
 
-def _finish_in_peace() -> None:
-    """Ctrl-C reaches every process; only the one that hands out the vaults stops at once."""
+def _begin(stopping: Event) -> None:
+    """In each process, once. Ctrl-C reaches all of them, and the first tells the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _STOPPING.append(stopping)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Where that was killed, nobody else would ever end this process."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _unless_stopping(upgrade: Callable[[str], Outcome], path: str) -> Outcome:
+    if _STOPPING[0].is_set():
+        return Outcome(path, FAILED, "not tried")
+    return upgrade(path)
 
 
 def main() -> int:
@@ -98,6 +124,7 @@ def main() -> int:
         help="copy a vault that needs a change to its path with this behind it first",
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     if options.null == bool(options.paths):
         parser.error("name the vaults, or pipe their names in with -0")
     if options.backup == "":

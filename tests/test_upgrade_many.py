@@ -161,6 +161,18 @@ def test_an_interrupt_waits_for_no_more_than_the_vault_at_hand(tmp_path: Path) -
     assert len([line for line in errors.splitlines() if "is locked" in line]) <= 1, errors
 
 
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="it looks its processes up in /proc"
+)
+def test_where_one_of_its_processes_is_killed_it_says_so(tmp_path: Path) -> None:
+    with at_work(copies(tmp_path, 400), "-j", "2") as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, ""), errors
+    assert errors == "a process was killed: no vault is half upgraded; run the same again\n"
+
+
 def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
     with at_work(copies(tmp_path, 400), "-j", "2") as process:
         process.kill()
