@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,12 @@ class Fleet:
     """Hosts that are all this one, each with a vault of its own."""
 
     def __init__(
-        self, directory: Path, program: Path, vaults: Mapping[str, Vault], lost: str = ""
+        self,
+        directory: Path,
+        program: Path,
+        vaults: Mapping[str, Vault],
+        lost: str = "",
+        **variables: object,
     ) -> None:
         """The host that is ``lost`` can be reached for the first look only."""
         self.vaults = vaults
@@ -97,6 +103,7 @@ class Fleet:
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "credential_db": str(program),
+            **variables,
         }
         self.inventory = directory / "inventory.yml"  # JSON is YAML
         self.inventory.write_text(json.dumps({"vaults": {"hosts": hosts, "vars": shared}}))
@@ -150,10 +157,11 @@ def vaults(directory: Path, names: Iterable[str], encrypted: str = "") -> dict[s
 
 @needs_ansible
 def test_the_playbook_upgrades_a_fleet(tmp_path: Path, program: Path) -> None:
-    hosts = vaults(tmp_path, ("v0", "v1", "missing", "current"), encrypted="v1")
+    hosts = vaults(tmp_path, ("v0", "v1", "v2", "missing", "current"), encrypted="v1")
     content = keys(2, rsa_keys=0)
     hosts["v0"].create(0, content=content)
     hosts["v1"].create(1, content=content)
+    hosts["v2"].create(2, content=content)
     credential_db.upgrade(hosts["current"].path)
     before = {name: vault.content() for name, vault in hosts.items() if name != "missing"}
     pem = hosts["v0"].value("SELECT private_pem FROM ssh_keys WHERE id = 2")
@@ -178,16 +186,16 @@ def test_the_playbook_upgrades_a_fleet(tmp_path: Path, program: Path) -> None:
     hosts["v0"].execute(("UPDATE ssh_keys SET private_pem = ? WHERE id = 2", (pem,)))
     second = fleet.play()
     assert second.status == 0, second.output
-    assert second.hosts("changed") == {"v0", "v1", "missing"}, second.output
+    assert second.hosts("changed") == {"v0", "v1", "v2", "missing"}, second.output
     for name, vault in hosts.items():
         assert vault.stamps() == STAMPS, name
         if name in before:
             assert vault.content() == upgraded(before[name], 0 if name == "v0" else 2), name
-    for name in ("v0", "v1"):
+    for name in ("v0", "v1", "v2"):
         backup = max(tmp_path.glob(f"{name}/*.backup"))
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
         assert Vault(backup, hosts[name].passphrase).content() == before[name]
-    assert len([*tmp_path.glob("*/*.backup")]) == 2 + len(backups), "a backup of what, and why?"
+    assert len([*tmp_path.glob("*/*.backup")]) == 3 + len(backups), "a backup of what, and why?"
 
     # And once more: nothing to do.
     files = fleet.files()
@@ -199,23 +207,28 @@ def test_the_playbook_upgrades_a_fleet(tmp_path: Path, program: Path) -> None:
 
 @needs_ansible
 def test_the_playbook_stops_before_it_changes_anything(tmp_path: Path, program: Path) -> None:
-    hosts = vaults(tmp_path, ("good", "garbage", "ahead", "unrecognized"))
+    hosts = vaults(tmp_path, ("good", "garbage", "ahead", "unrecognized", "missing", "locked"))
     hosts["good"].create(1)
     hosts["garbage"].path.write_bytes(b"no database " * 100)
     hosts["ahead"].create(2, number=99)
     hosts["unrecognized"].create(0, number=2)
-    fleet = Fleet(tmp_path, program, hosts)
+    hosts["locked"].create(1)
+    fleet = Fleet(tmp_path, program, hosts, vault_must_exist=True, vault_timeout=0.2)
     files = fleet.files()
 
-    play = fleet.play()
+    with closing(hosts["locked"].connect()) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        play = fleet.play()
     assert play.status != 0
-    assert play.hosts("failed") == {"garbage", "ahead", "unrecognized"}, play.output
+    assert play.hosts("failed") == {*hosts} - {"good"}, play.output
     assert play.hosts("changed") == set(), play.output
     assert fleet.files() == files
     for name in ("ahead", "unrecognized"):
         found = credential_db.status(hosts[name].path)
         assert f"{name}: {found.detail}" in play.output, f"the playbook does not say why:{found}"
     assert "not a SQLite database" in play.output
+    assert "the file does not exist" in play.output
+    assert "is locked by process" in play.output or sys.platform != "linux"
 
 
 @needs_ansible
