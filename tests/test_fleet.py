@@ -317,8 +317,3 @@ def test_a_new_replica_has_no_old_key(plain_vault: Vault, program: Path) -> None
     oldest = f"litestream restore -txid {1:016x} -o oldest.db file://{directory}/replica-v2"
     shell(oldest, directory, variables)
     assert Vault(directory / "oldest.db").stamps() == STAMPS
-
-
-def test_links_lead_somewhere() -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", CHAPTER.read_text()):
-        assert CHAPTER.parent.joinpath(link).exists(), f"{CHAPTER.name} links to {link}"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,53 @@ def test_the_commands_run_as_printed(checkout: Path) -> None:
         assert result.returncode == 0, result.stderr
 
 
+def test_the_fixture_gives_each_test_a_vault_of_its_own(tmp_path: Path) -> None:
+    fixture = re.search(r"<!-- fixture -->\n```python\n(.*?)^```$", README, re.M | re.S)
+    assert fixture, "the README shows no pytest fixture behind <!-- fixture -->"
+    tests = """
+@pytest.mark.parametrize("number", range(2))
+def test_it(vault, number):
+    vault.execute("INSERT INTO credentials VALUES ('default', 'github', '{}')")
+    assert vault.execute("SELECT count(*) FROM credentials").fetchone() == (1,)
+"""
+    (tmp_path / "test_host.py").write_text(fixture[1] + tests)
+    result = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"], tmp_path, "")
+    assert result.returncode == 0, result.stdout
+    assert "2 passed" in result.stdout, result.stdout
+
+
+def test_the_commands_for_contributors_name_what_is_there(checkout: Path) -> None:
+    """Those that take long are shown to be able to start."""
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text()
+    commands = [
+        line.partition("#")[0].split()
+        for language, block in BLOCK.findall(text)
+        if language == "sh"
+        for line in block.splitlines()
+    ]
+    assert len(commands) >= 8, "CONTRIBUTING.md shows other commands now: see that they are tried"
+    for program, *arguments in commands:
+        if program == "pytest":
+            collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+            result = run(collect, checkout, "")
+            assert result.returncode == 0, result.stdout[-2000:]
+        elif program == "python":
+            result = run([sys.executable, *arguments], checkout, "")
+            assert result.returncode == 0, result.stderr
+        elif program == ".ci/run":
+            assert os.access(CHECKOUT / program, os.X_OK)
+        else:
+            assert program in ("python3", ".", ".venv/bin/pip"), f"{program} is tried by nobody"
+
+
+def test_what_is_to_be_installed_is_there_to_install() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    for file in (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md"):
+        for extras in re.findall(r"pip install (?:-e )?'[\w.-]+\[(.*?)\]'", file.read_text()):
+            missing = {*extras.split(",")} - {*project["optional-dependencies"]}
+            assert not missing, f"{file.name} names extras that pyproject.toml does not: {missing}"
+
+
 def test_the_set_up_commands_are_two() -> None:
     commands = [text for text in blocks("sh") if "pip install" in text]
     assert len(commands) == 2
@@ -83,10 +131,20 @@ def test_the_set_up_commands_are_two() -> None:
     assert "README.md" in ci, ".ci/run calls them as the README prints them"
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/changing-the-schema.md"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/changing-the-schema.md",
+        "docs/more-than-one-machine.md",
+    ],
+)
 def test_links_lead_somewhere(file: str) -> None:
     text = (CHECKOUT / file).read_text()
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
         assert (CHECKOUT / file).parent.joinpath(link).exists(), f"{file} links to {link}"
 
 
