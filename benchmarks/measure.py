@@ -51,7 +51,8 @@ def child(code: str, *arguments: object) -> tuple[float, str]:
     with subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": search_path},
+        # An empty PYTHONDONTWRITEBYTECODE is as none: else each process would compile all anew.
+        env={**os.environ, "PYTHONPATH": search_path, "PYTHONDONTWRITEBYTECODE": ""},
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read().decode()
