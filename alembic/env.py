@@ -1,10 +1,9 @@
 """Every Alembic command passes here, and what makes it safe is said here, once."""
 
-import logging.config
-
 from credential_db import scripts
+from credential_db.at_shell import at_shell
 from credential_db.current import done_at_once
-from credential_db.migration import Migration, goes_to_head
+from credential_db.migration import Migration, goes_to_head, may_create
 from credential_db.options import Options, ask_for_passphrase, options_of
 from credential_db.read_only import read, write_revision
 from credential_db.sql_script import write_script
@@ -15,7 +14,7 @@ from credential_db.sqlite.lending import borrowed
 def change(options: Options) -> None:
     """Open, adopt, run, check, commit: one transaction, the file's lock before anything else."""
     target = options.target
-    with target.opened(writing=True, create=not options.dry_run) as connection:
+    with target.opened(writing=True, create=may_create(options)) as connection:
         migration = Migration(connection, options)
         if goes_to_head():
             how = {"repair": options.repair, "dry_run": options.dry_run}
@@ -32,10 +31,6 @@ def change(options: Options) -> None:
 def run() -> None:
     """Run the command that this environment was made for."""
     config = context.config
-    at_command_line = config.cmd_opts is not None
-    if at_command_line and config.config_file_name:
-        # Elsewhere, logging is the host application's own.
-        logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
     scripts.refuse_disorder(context.script)
     if command_name() in ("revision", "merge"):
         return write_revision()
@@ -46,7 +41,7 @@ def run() -> None:
     try:
         options = options_of(config, context.get_x_argument(as_dictionary=True))
         target = options.target
-        if at_command_line:
+        if config.cmd_opts is not None:
             ask_for_passphrase(target)
         writes = command_name() in ("upgrade", "downgrade", "stamp", "ensure_version", "change")
         return change(options) if writes else read(options)
@@ -58,4 +53,4 @@ def run() -> None:
 
 
 with pinned():
-    run()
+    at_shell(run) if hasattr(context.config.cmd_opts, "cmd") else run()

@@ -111,7 +111,15 @@ def test_current_says_that_a_file_is_missing(tmp_path: Path, shell: CommandLine)
     result = shell("-x", f"db={path}", "current")
     assert (result.returncode, result.stdout) == (0, "")
     remedy = f"credential-db -x 'db={path}' upgrade head"
-    assert result.stderr.splitlines()[-1] == f"{path} does not exist yet; run: {remedy}"
+    assert f"{path} does not exist yet; run: {remedy}" in result.stderr
+
+
+def test_current_verbose_names_the_file_as_it_can_be_named(
+    plain_vault: Vault, shell: CommandLine
+) -> None:
+    plain_vault.create(1)
+    result = shell(*named(plain_vault), "current", "-v")
+    assert f"for sqlite:///{plain_vault.path}:" in result.stdout
 
 
 def test_current_on_an_encrypted_legacy_file(shell: CommandLine, tmp_path: Path) -> None:
@@ -139,7 +147,7 @@ def test_stamp_does_not_lie(plain_vault: Vault, shell: CommandLine) -> None:
     plain_vault.create(0)
     before = plain_vault.files()
     result = shell(*named(plain_vault), "stamp", "v2")
-    assert "FAILED: the Alembic stamp says v2" in result.stderr
+    assert f"FAILED: {plain_vault.path}: the Alembic stamp says v2" in result.stderr
     assert plain_vault.files() == before
 
 
@@ -165,7 +173,7 @@ def test_downgrade_to_base_takes_no_rows_along(plain_vault: Vault, shell: Comman
     plain_vault.execute("INSERT INTO credentials VALUES ('a', 'b', 'c')")
     before = plain_vault.content()
     result = shell(*named(plain_vault), "downgrade", "base")
-    assert "FAILED: the way to base drops all tables, and credentials still hold" in result.stderr
+    assert "the way to base drops all tables, and credentials still hold" in result.stderr
     assert plain_vault.content() == before
     plain_vault.execute("DELETE FROM credentials")
     assert shell(*named(plain_vault), "downgrade", "base").returncode == 0
@@ -214,6 +222,7 @@ FAILURES: dict[str, tuple[list[str], str, int]] = {
     "base in a script": (["downgrade", "v0:base", "--sql"], "run this range without --sql", 1),
     "a URL of another kind": (["-x", "db=mysql://u:secret@h/d", "current"], "mysql URL", 1),
     "a directory": (["-x", "db=.", "current"], "not a regular file", 8),
+    "-x without a name": (["-x", "mysql://u:secret@h/d", "current"], "-x NAME=VALUE is unknown", 1),
     # Alembic's own, each with a remedy:
     "behind": (["check"], f"{{file}} is not at {HEAD}; run: {RUN} upgrade head", 3),
     "unknown revision": (["upgrade", "v99"], f"identified by 'v99': {VERSIONS}", 1),
@@ -248,6 +257,7 @@ def test_an_expected_failure_is_one_line(plain_vault: Vault, shell: CommandLine,
     failed = [line for line in result.stderr.splitlines() if line.startswith("FAILED: ")]
     assert len(failed) == 1
     assert words.format(file=plain_vault.path) in failed[0]
+    assert "Pool" not in result.stderr, "what SQLAlchemy does is of no use to anybody here"
     assert result.returncode == exit_status
     assert "FAILED" not in result.stdout, "standard output may be a file: upgrade --sql > file"
     assert "secret" not in result.stdout + result.stderr
@@ -289,6 +299,7 @@ def test_each_kind_of_failure_has_an_exit_status(
     result = shell(*named(plain_vault), "upgrade", "head")
     assert result.returncode == exit_status, result.stderr
     assert result.stderr.count("FAILED: ") == 1
+    assert str(plain_vault.path) in result.stderr.splitlines()[-1], "which of the files?"
 
 
 def raising(error: BaseException) -> Any:
@@ -307,7 +318,7 @@ def raising(error: BaseException) -> Any:
             CommandError("it lacks a CHECK: '-x repair=true upgrade head' puts that right"),
             3,
             "FAILED: it lacks a CHECK: '-x repair=true upgrade head' puts that right: "
-            "credential-db -x db=credentials.db -x repair=true upgrade head\n",
+            "credential-db -x repair=true upgrade head\n",
         ),
         (credential_db.DatabaseBusy("busy"), 7, "FAILED: busy\n"),
         (credential_db.ReadOnlyDatabase("read-only"), 9, "FAILED: read-only\n"),
@@ -390,6 +401,13 @@ class TestHelp:
     def test_it_says_how_to_name_a_database(self, shell: CommandLine, words: str) -> None:
         assert words in shell("--help").stdout
 
+    def test_it_says_where_a_passphrase_comes_from(self, shell: CommandLine) -> None:
+        assert "CREDENTIAL_DB_PASSPHRASE_FILE" in shell("--help").stdout
+
+    def test_it_fits_a_terminal(self, shell: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        assert max(map(len, shell("--help").stdout.splitlines())) <= 80
+
     @pytest.mark.parametrize("words", ["init", "list_templates", "edit", "merge", "-c", "-n,"])
     def test_it_does_not_offer_what_makes_no_sense(self, shell: CommandLine, words: str) -> None:
         assert words not in shell("--help").stdout.split()
@@ -397,7 +415,7 @@ class TestHelp:
     @pytest.mark.parametrize("exit_status", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130])
     def test_it_lists_every_exit_status(self, shell: CommandLine, exit_status: int) -> None:
         _, _, listed = shell("--help").stdout.partition("exit status:\n")
-        assert f"  {exit_status:<3}  " in listed, "name it in _EXIT_STATUSES of command_line.py"
+        assert f"  {exit_status:<3}  " in listed, "name it in EXIT_STATUSES of remedies.py"
 
 
 class TestInstalled:
@@ -446,6 +464,17 @@ class TestStandardOutput:
                 command, stdout=file, stderr=subprocess.PIPE, text=True, check=False
             )
         return result.returncode, result.stderr
+
+    @pytest.mark.parametrize(("number", "exit_status"), [(1, 3), (2, 3)])
+    def test_one_that_is_closed(self, tmp_path: Path, number: int, exit_status: int) -> None:
+        result = subprocess.run(
+            [sys.executable, "-m", "credential_db", "-x", f"db={tmp_path}/a.db", "status"],
+            preexec_fn=lambda: os.close(number),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (exit_status, "")
 
     def test_a_failed_script_does_not_end_in_its_error(self, command_line: CommandLine) -> None:
         result = command_line("upgrade", "v0:v2", "--sql")
@@ -527,23 +556,60 @@ class TestScripts:
         assert "PRAGMA user_version = 1" in script
 
 
-def test_alembic_from_a_checkout(tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    shutil.copytree(CHECKOUT / "alembic", checkout / "alembic")
-    shutil.copy(CHECKOUT / "alembic.ini", checkout)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
-    result = subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=checkout,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+class TestAlembic:
+    """``alembic`` in a checkout."""
+
+    @pytest.fixture
+    def checkout(self, tmp_path: Path) -> Path:
+        checkout = tmp_path / "checkout"
+        checkout.mkdir()
+        shutil.copytree(CHECKOUT / "alembic", checkout / "alembic")
+        shutil.copy(CHECKOUT / "alembic.ini", checkout)
+        return checkout
+
+    def run(self, checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=checkout,
+            env={k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_upgrade_head(self, checkout: Path) -> None:
+        result = self.run(checkout, "upgrade", "head")
+        assert result.returncode == 0, result.stderr
+        assert f"-> {HEAD}" in result.stderr
+        assert credential_db.status(checkout / "credentials.db").state == "current"
+
+    @pytest.mark.parametrize(
+        ("arguments", "exit_status", "words"),
+        [
+            (["check"], 3, f"is not at {HEAD}; run: credential-db -x db=credentials.db upgrade"),
+            (["upgrade", "v99"], 1, "credentials.db: Can't locate revision"),
+            (["upgrade", "v0:v1", "--sql"], 1, "run this range without --sql"),
+            (["-x", "db=.", "current"], 8, "not a regular file"),
+        ],
     )
-    assert result.returncode == 0, result.stderr
-    assert f"-> {HEAD}" in result.stderr
-    assert credential_db.status(checkout / "credentials.db").state == "current"
+    def test_a_failure_is_as_of_credential_db(
+        self, checkout: Path, arguments: list[str], exit_status: int, words: str
+    ) -> None:
+        result = self.run(checkout, *arguments)
+        assert result.returncode == exit_status, result.stderr
+        assert "FAILED" not in result.stdout, "standard output may be a file: upgrade --sql > file"
+        assert words in result.stderr.splitlines()[-1]
+        assert result.stderr.count("FAILED: ") == 1
+        assert not (checkout / "credentials.db").exists()
+
+    def test_a_traceback_for_whoever_asks_for_it(self, checkout: Path) -> None:
+        result = self.run(checkout, "--raiseerr", "-x", "db=.", "current")
+        assert "NotADatabase" in result.stderr.splitlines()[-1]
+
+    def test_current_says_that_a_file_is_missing(self, checkout: Path) -> None:
+        result = self.run(checkout, "current")
+        assert (result.returncode, result.stdout) == (0, "")
+        assert "credentials.db does not exist yet; run: credential-db" in result.stderr
 
 
 def test_a_prompt_is_the_last_resort(tmp_path: Path) -> None:

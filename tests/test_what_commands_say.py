@@ -1,5 +1,6 @@
 """Every changing command says in one line what it did, and a mistyped path is not a success."""
 
+import io
 import logging
 import os
 import sqlite3
@@ -12,6 +13,7 @@ import pytest
 
 import credential_db
 from credential_db.command_line import main
+from credential_db.sqlite import progress
 from vaults import HEAD, Vault, at_head, ed25519_key, keys
 
 Said = tuple[int, str]
@@ -68,11 +70,10 @@ def test_a_new_directory_is_said_to_be_new(say: Callable[..., Said]) -> None:
 def test_what_became_of_an_old_file(say: Callable[..., Said], version: int, words: str) -> None:
     Vault(Path("vault.db")).create(version, content=keys(2))
     _, said = say("-x", "db=vault.db", "-x", "backup=copy.db", "upgrade", "head")
-    assert f"vault.db: {words}; it was copied to copy.db before" in said
-    assert ("2 SSH keys converted" in said) == (version == 0)
+    proven = "; 2 SSH keys converted and proven" if version == 0 else ""
+    assert f"vault.db: {words}{proven}; it was copied to copy.db before\n" in said
     _, said = say("-x", "db=vault.db", "-x", "backup=copy.db", "upgrade", "head")
-    assert f"vault.db: already at version {HEAD}" in said
-    assert "There was nothing to change, so no backup was written" in said
+    assert f"vault.db: already at version {HEAD}; nothing was changed, so no backup" in said
 
 
 def test_a_way_back_and_a_dry_run_are_said(say: Callable[..., Said]) -> None:
@@ -81,6 +82,46 @@ def test_a_way_back_and_a_dry_run_are_said(say: Callable[..., Said]) -> None:
     assert f"Dry run, nothing was changed: vault.db: downgraded from version {HEAD} to" in said
     _, said = say("-x", "db=vault.db", "downgrade", "v0")
     assert f"vault.db: downgraded from version {HEAD} to version 0" in said
+
+
+def test_a_stamp_is_not_called_a_downgrade(say: Callable[..., Said]) -> None:
+    credential_db.upgrade("vault.db")
+    _, said = say("-x", "db=vault.db", "stamp", "v1")
+    assert "vault.db: stamped v1\n" in said
+    assert "downgraded" not in said
+
+
+def test_a_dry_run_says_that_the_file_would_be_new(say: Callable[..., Said]) -> None:
+    _, said = say("-x", "db=vault.db", "-x", "dry-run=true", "upgrade", "head")
+    assert "nothing was changed: vault.db: new file: created" in said
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "command", [["downgrade", "base"], ["downgrade", "v0"], ["stamp", "head"], ["stamp", "base"]]
+)
+def test_only_an_upgrade_makes_a_file(say: Callable[..., Said], command: list[str]) -> None:
+    status, said = say("-x", "db=new/vault.db", *command)
+    assert (status, "FAILED: new/vault.db does not exist" in said) == (8, True)
+    assert os.listdir() == []
+
+
+def test_a_backup_needs_its_directory(say: Callable[..., Said]) -> None:
+    Vault(Path("vault.db")).create(1)
+    status, said = say("-x", "db=vault.db", "-x", "backup=new/copy.db", "upgrade", "head")
+    assert (status, "there is no directory new for the backup" in said) == (1, True)
+    assert os.listdir() == ["vault.db"]
+
+
+def test_progress_on_a_terminal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(progress, "terminal", terminal)
+    monkeypatch.setattr(progress, "_SHOW_EVERY", 0.0)
+    assert list(progress.saying_how_far(range(600), 600, "SSH keys")) == list(range(600))
+    shown = terminal.getvalue()
+    assert "512 of 600 SSH keys converted, about 0 s left" in shown
+    assert "\n" not in shown, "each line is written over the one before"
+    assert shown.endswith("\r\x1b[K"), "and none is left"
 
 
 def test_each_message_is_said_once(say: Callable[..., Said]) -> None:
@@ -105,6 +146,8 @@ def test_each_message_is_said_once(say: Callable[..., Said]) -> None:
         ("db=file:vault.db?mode=rw", "file: names are not taken"),
         ("backup=sqlite:///copy.db", "by its path, not by a URL"),
         ("beckup=copy.db", "-x beckup=... is unknown"),
+        ("db=~nobody-of-this-name/vault.db", "called ./~nobody-of-this-name/vault.db"),
+        ("db=sqlite:vault.db", "three slashes"),
     ],
 )
 def test_a_mistaken_argument_changes_and_creates_nothing(

@@ -6,36 +6,20 @@
 import json
 import os
 import re
-import shlex
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import credential_db
 from credential_db import SCHEMA_VERSION, CredentialDBError, Status, passphrase_sources
-from credential_db.remedies import NotUpToDate, with_remedy
+from credential_db.remedies import EXIT_STATUSES, end, run_on, with_remedy
 from credential_db.sqlite.opening import TIMEOUT
 from credential_db.sqlite.target import Target
 
 DEFAULT_DATABASE = "credentials.db"  # as alembic.ini says
 
-
-_EXIT_STATUSES: tuple[tuple[int, type[Exception] | tuple[()], str], ...] = (
-    (0, (), "done; of status: current"),
-    (1, (), "any other failure; of status: any failure at all"),
-    (2, (), "wrong usage"),
-    (3, NotUpToDate, "not up to date: something to upgrade or to create, or tables differ"),
-    (4, credential_db.SchemaTooNew, "a newer release wrote the database"),
-    (5, credential_db.UnrecognizedSchema, "its tables, number and stamp do not fit together"),
-    (6, credential_db.KeyConversionError, "stored keys cannot be converted"),
-    (7, credential_db.DatabaseBusy, "another program keeps it locked"),
-    (8, credential_db.NotADatabase, "no database, or its passphrase is missing or wrong"),
-    (9, credential_db.ReadOnlyDatabase, "it needs a change and cannot be written"),
-    (130, (), "interrupted"),
-)
 _OF_STATE = {"current": 0, "ahead": 4, "unrecognized": 5}  # any other: 3
 
 _COMMANDS = (
@@ -70,23 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: After a failure, which is said in one line on standard error. Its status says
             which kind of failure it was; ``--help`` lists them.
     """
-    # Alembic takes -x before the command only; here it may stand anywhere.
-    options, words = _parser(add_help=False, allow_abbrev=False).parse_known_args(arguments)
+    # Where one is closed, Python has none, and a file that is opened would take its place.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
+        # Alembic takes -x before the command only; here it may stand anywhere.
+        options, words = _parser(add_help=False, allow_abbrev=False).parse_known_args(arguments)
         exit_status = _run(options, words)
         sys.stdout.flush()
-    except CredentialDBError as error:
-        sys.stderr.write(f"FAILED: {' '.join(str(error).splitlines())}\n")
-        exit_status = next((n for n, kind, _ in _EXIT_STATUSES if isinstance(error, kind)), 1)
+    except (CredentialDBError, KeyboardInterrupt) as error:
+        exit_status = end(error)
     except OSError as error:
         # Python would try once more to write what is left, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         exit_status = 141 if isinstance(error, BrokenPipeError) else 1  # 141: as shells say it
         if exit_status == 1:
             sys.stderr.write(f"FAILED: {error.strerror}: standard output or working directory\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        exit_status = 130
     if exit_status:
         sys.exit(exit_status)
 
@@ -147,7 +130,7 @@ def _status(options: Namespace) -> int:
         version = "none" if found.version is None else f"v{found.version}"
         text = f"{path}: {found.state} (version {version}, head v{found.head})\n{found.detail}"
         if found.state not in _OF_STATE:
-            text += f"; run: {_run_on(path)} upgrade head"
+            text += f"; run: {run_on(path)} upgrade head"
         sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     return _OF_STATE.get(found.state, 3)
 
@@ -179,10 +162,6 @@ def _file(options: Namespace) -> str:
     return Target((named or [os.environ.get("CREDENTIAL_DB", DEFAULT_DATABASE)])[-1]).path
 
 
-def _run_on(path: str) -> str:
-    return f"credential-db -x {shlex.quote('db=' + path)}"
-
-
 def _add_alembic(parser: ArgumentParser, commands: Any, names: Iterable[str]) -> None:
     from alembic import command
     from alembic.config import CommandLine
@@ -194,11 +173,13 @@ def _add_alembic(parser: ArgumentParser, commands: Any, names: Iterable[str]) ->
     for name in names:
         alembic.register_command(getattr(command, name))
     x_arguments = "".join(f"  {text}\n" for text in X_ARGUMENTS.values())
-    exit_statuses = "".join(f"  {number:<3}  {text}\n" for number, _, text in _EXIT_STATUSES)
+    exit_statuses = "".join(f"  {number:<3}  {text}\n" for number, _, text in EXIT_STATUSES)
     parser.epilog = (
         f"-x, before or after the command:\n{x_arguments}"
         "Without -x db the environment variable CREDENTIAL_DB names the database, and\n"
-        f"without that it is ./{DEFAULT_DATABASE}. So: credential-db -x db=PATH upgrade head\n\n"
+        f"without that it is ./{DEFAULT_DATABASE}. So: credential-db -x db=PATH upgrade head\n"
+        "The passphrase of an encrypted one comes from CREDENTIAL_DB_PASSPHRASE_COMMAND,\n"
+        "CREDENTIAL_DB_PASSPHRASE_FILE or CREDENTIAL_DB_PASSPHRASE, else you are asked.\n\n"
         f"exit status:\n{exit_statuses}"
     )
 
@@ -214,7 +195,6 @@ def _alembic(options: Namespace) -> int:
     config = scripts.config()
     config.cmd_opts = options
     config.stdout = sys.stdout  # else that of the moment when Alembic was imported
-    config.attributes["errors_are_typed"] = True
     if options.quiet:
         logging.disable(logging.INFO)
     function, positional, by_name = options.cmd
@@ -225,14 +205,8 @@ def _alembic(options: Namespace) -> int:
             *(getattr(options, name, None) for name in positional),
             **{name: getattr(options, name, None) for name in by_name},
         )
+        return 0
     except CommandError as error:
         message = str(error)
-    else:
-        if function.__name__ == "current" and not os.path.exists(path := _file(options)):
-            sys.stderr.write(f"{path} does not exist yet; run: {_run_on(path)} upgrade head\n")
-        return 0
-    file, run = "the database", "credential-db"
-    with suppress(CredentialDBError):  # a command that opens none takes any name
-        file = _file(options)
-        run = _run_on(file)
-    raise with_remedy(message, file, run)
+    file = config.attributes.get("database", "")
+    return end(with_remedy(message, file), file)

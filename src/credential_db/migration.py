@@ -19,11 +19,13 @@ from credential_db.sqlite.alembic_internals import command_name, context, is_pur
 from credential_db.sqlite.backup import Backup
 from credential_db.sqlite.driver import DBAPIConnection, main_file
 from credential_db.sqlite.engine import sqlalchemy_connection
-from credential_db.sqlite.files import guard_before_change
+from credential_db.sqlite.errors import NotADatabase
+from credential_db.sqlite.files import exists, guard_before_change
 from credential_db.sqlite.mark import is_due
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
     drop_empty_stamp,
+    revision_of,
     stamps,
     write_stamps,
 )
@@ -44,6 +46,20 @@ def goes_to_head() -> bool:
         return False  # relative, such as +1
 
 
+def may_create(options: Options) -> bool:
+    """Whether a missing file is to be made: only to be upgraded.
+
+    Raises:
+        NotADatabase: It is missing, and there is nothing to downgrade or to stamp.
+    """
+    path = options.target.path
+    if command_name() in ("upgrade", "change"):
+        return not options.dry_run
+    if path and not exists(path):
+        raise NotADatabase(f"{path} does not exist: look at its name; 'upgrade head' makes it")
+    return False
+
+
 class Migration:
     """One change of one file.
 
@@ -59,6 +75,7 @@ class Migration:
         self._backup: Backup | None = None
         self._adopted = self._purging = self._to_scrub = False
         self._repaired: list[str] = []
+        self._converted: Collection[str] = ()
         self._after: int | None = None
 
     @contextlib.contextmanager
@@ -147,6 +164,7 @@ class Migration:
             migration.get_current_heads = self._heads  # type: ignore[method-assign]
             with operating(migration):
                 migration.run_migrations()
+            self._converted = migration.opts.get("converted", ())
         drop_empty_stamp(self._connection)
 
     def _heads(self) -> tuple[str, ...]:
@@ -199,20 +217,22 @@ class Migration:
         """
         target, dry_run = self._options.target, self._options.dry_run
         outcome = "no schema" if after is None else str(Upgrade(before, after))
-        if before == after and self._adopted:
+        if command_name() == "stamp":
+            outcome = f"stamped {revision_of(after) if after is not None else 'base'}"
+        elif before == after and self._adopted:
             outcome = f"adopted at version {after}"
-        if target.created:
+        elif before is None and after is not None:
+            outcome += f" (base -> {revision_of(after)})"
+        if target.created or (target.path and not main_file(self._connection)):
             directory = f", with the directory {target.created[0]}" if target.created[1:] else ""
             outcome = f"new file{directory}: {outcome}"
         context.config.attributes.update(before=before, after=after)
         for line in self._repaired:
             logger.info("Put right: %s", line)
-        logger.info(
-            "%s%s: %s%s",
-            "Dry run, nothing was changed: " if dry_run else "",
-            target.name,
-            outcome,
-            f"; it was copied to {self._backup.path} before" if self._backup else "",
-        )
-        if self._options.backup and not self._backup and not dry_run:
-            logger.info("There was nothing to change, so no backup was written")
+        remarks = [outcome, *self._converted]
+        if self._backup:
+            remarks.append(f"it was copied to {self._backup.path} before")
+        elif self._options.backup and not dry_run:
+            remarks.append("nothing was changed, so no backup was written")
+        prefix = "Dry run, nothing was changed: " if dry_run else ""
+        logger.info("%s%s: %s", prefix, target.name, "; ".join(remarks))

@@ -5,6 +5,7 @@ The database comes from ``Config.attributes["connection"]``, ``-x db=``, ``CREDE
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,12 +48,16 @@ def options_of(config: Config, x_arguments: Mapping[str, str]) -> Options:
         return given  # type: ignore[no-any-return]  # of the Python interface
     for name, value in x_arguments.items():
         if name not in X_ARGUMENTS:
-            raise CredentialDBError(f"-x {name}=... is unknown: {'; '.join(X_ARGUMENTS.values())}")
+            # What is no name may be a URL with a password in it.
+            said = f"{name}=..." if value and re.fullmatch(r"[\w-]+", name) else "NAME=VALUE"
+            raise CredentialDBError(f"this -x {said} is unknown: {'; '.join(X_ARGUMENTS.values())}")
         if not value:
             raise CredentialDBError(f"-x {name}= is empty: {X_ARGUMENTS[name]}")
     backup = x_arguments.get("backup", config.attributes.get("backup"))
+    target = _target(config, x_arguments)
+    config.attributes["database"] = target.path  # for the message of a failure
     return Options(
-        _target(config, x_arguments),
+        target,
         None if backup is None else checked_backup_path(backup),
         _switch(x_arguments, "dry-run", default=bool(config.attributes.get("dry_run"))),
         _switch(x_arguments, "repair", default=bool(config.attributes.get("repair"))),

@@ -11,13 +11,17 @@ from sqlalchemy import Connection
 from credential_db import records, shim
 from credential_db.head import SCHEMA_VERSION
 from credential_db.options import Options
+from credential_db.remedies import run_on
 from credential_db.schema import metadata
 from credential_db.sqlite import adoption, alterations, autogenerate
 from credential_db.sqlite.alembic_internals import command_name, context, refuse_branch
 from credential_db.sqlite.engine import sqlalchemy_connection
+from credential_db.sqlite.files import exists
 from credential_db.sqlite.lending import plain_rows
 from credential_db.sqlite.stamps import revision_of
 from credential_db.sqlite.transaction import read_transaction
+
+logger = logging.getLogger("credential_db")
 
 
 def read(options: Options) -> None:
@@ -28,6 +32,9 @@ def read(options: Options) -> None:
         read_transaction(connection),
     ):
         found = shim.recognize(connection)
+        path = options.target.path
+        if command_name() == "current" and path and not exists(path):
+            logger.warning("%s does not exist yet; run: %s upgrade head", path, run_on(path))
         if command_name() != "check":
             with sqlalchemy_connection(connection) as wrapper:
                 _run(found.version, connection=wrapper)
@@ -78,7 +85,7 @@ def _head() -> Iterator[Connection]:
 
 
 def _run(version: int | None, **configuration: Any) -> None:
-    context.configure(dont_mutate=True, **configuration)
+    context.configure(dont_mutate=True, transactional_ddl=True, **configuration)
     migration = context.get_context()
     heads = () if version is None else (revision_of(version),)
     # What the shim sees, whether or not Alembic's table says so.

@@ -21,7 +21,6 @@ from sqlalchemy.event.base import Events
 from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 from sqlalchemy.pool.events import PoolEvents
 
-from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.failures import bare, clean
 
 if TYPE_CHECKING:
@@ -127,19 +126,12 @@ def command_name() -> str:
 
 
 def failure_of_command(error: BaseException, target: "Target | None") -> BaseException:
-    """The error that a command is to end with, without anything that was in the database.
-
-    Alembic's command line prints a ``CommandError`` as one line, and of others a traceback.
-    """
+    """The error that a command is to end with, without anything that was in the database."""
     if isinstance(error, CommandError):
         return bare(error)  # it names revisions and files
     failure = clean(error, "the database") if target is None else target.clean(error)
     if target is not None:
         target.forget()  # the traceback of the new error will show it
-    config = _current().config
-    by_alembic = config.cmd_opts is not None and not config.attributes.get("errors_are_typed")
-    if by_alembic and isinstance(failure, CredentialDBError):
-        return CommandError(str(failure))
     return failure
 
 

@@ -44,7 +44,7 @@ def database_in_memory(script: str = "") -> Iterator[Connection]:
             driver_connection_of(connection.connection).executescript(script)
             yield connection
     finally:
-        engine.dispose()
+        engine.pool.dispose()  # the engine would make another one, and log that
 
 
 def shape_of(connection: Connection) -> Shape:

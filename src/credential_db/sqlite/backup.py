@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
 from credential_db.sqlite.errors import CredentialDBError, NotADatabase
 from credential_db.sqlite.failures import clean
-from credential_db.sqlite.files import PRIVATE_FILE, SIDECARS
+from credential_db.sqlite.files import PRIVATE_FILE, SIDECARS, expanded
 from credential_db.sqlite.opening import connect
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def checked_backup_path(path: str | os.PathLike[str]) -> str:
         raise CredentialDBError("the path of the backup is empty: name a new file")
     if "://" in named or named.startswith("file:") or "\0" in named:
         raise CredentialDBError("a backup is named by its path, not by a URL")
-    return os.path.expanduser(named)
+    return expanded(named)
 
 
 class Backup:

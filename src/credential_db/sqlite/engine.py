@@ -46,5 +46,6 @@ def sqlalchemy_connection(connection: DBAPIConnection) -> Iterator[Connection]:
         pool_reset_on_return=None,
         hide_parameters=True,
     )
+    engine.url = engine.url.set(drivername="sqlite")  # as ``alembic current -v`` shows it
     with engine.connect() as wrapper, wrapper.begin():
         yield wrapper

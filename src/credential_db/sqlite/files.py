@@ -37,8 +37,23 @@ def file_of_name(named: str) -> str:
         )
     if "\0" in named:
         raise CredentialDBError("a path cannot hold a NUL character")
-    path = _file_of_url(named) if "://" in named else named
-    return os.path.expanduser(path)
+    if named.startswith("sqlite:") and "://" not in named:
+        raise CredentialDBError("a SQLite URL has three slashes at least: sqlite:///PATH")
+    return expanded(_file_of_url(named) if "://" in named else named)
+
+
+def expanded(path: str) -> str:
+    """A path in which ``~`` is a home directory.
+
+    Raises:
+        CredentialDBError: There is no such user. A directory of that name would be made else.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise CredentialDBError(
+            f"{path} is in no home directory: a file of that name is called ./{path}"
+        )
+    return found
 
 
 def _file_of_url(url: str) -> str:

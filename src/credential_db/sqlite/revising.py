@@ -1,6 +1,5 @@
 """All that a revision needs: Alembic's ``op``, with what is safe on SQLite, and rows to convert."""
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,8 +25,6 @@ __all__ = [
     "op",
     "refuse_rows",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @Operations.register_operation("copy_table")
@@ -115,7 +112,7 @@ def convert_rows(
             its ``BadRow`` gave.
         key: The column by which people know a row.
         double: Where a written column but the first is UNIQUE: what it is made of.
-        called: What to call the rows in a log line.
+        called: What to call the rows where it is said what was done.
         conversions: For each column to write, a function and the columns that it is called with.
 
     Raises:
@@ -134,8 +131,7 @@ def convert_rows(
         connection, table, conversions, error=error, key=key, double=double, called=called
     )
     scrub.mark(connection, [table])
-    if total:
-        logger.info("%d %s converted, each proven before it was written", total, called)
+    migration.opts.setdefault("converted", []).append(f"{total} {called} converted and proven")
 
 
 def refuse_rows(*tables: str) -> None:

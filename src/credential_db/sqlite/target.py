@@ -133,11 +133,16 @@ class Target:
         from credential_db.sqlite.failures import clean  # costs a process that only looks
 
         name = self.name
+        extra = " (CREDENTIAL_DB_PASSPHRASE_FILE, say, or passphrase= gives it)"
+        if self.cipher:
+            extra = ", or it is not encrypted at all"
+        elif not installed_sqlcipher():
+            extra = f" ({INSTALL})"
         return clean(
             error,
             name,
             holders=lock_holders(name) if os.path.exists(name) else " by another connection",
-            extra="" if self.cipher or installed_sqlcipher() else f" ({INSTALL})",
+            extra=extra,
         )
 
     def forget(self) -> None:
