@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import signal
+import sqlite3
 import struct
 from collections.abc import Callable
 from contextlib import closing
@@ -524,6 +526,66 @@ def test_what_cannot_be_written_is_read_if_current_and_refused_if_older(
         assert snapshot(vault) == before
     else:  # SQLite's own bookkeeping in WAL mode, by somebody who may write beside the file
         assert snapshot(vault)["credentials.db"] == before["credentials.db"]
+
+
+def _die_in_a_transaction(path: Path) -> None:
+    """A file that is half changed stays, and the journal that it is to be taken back by."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA cache_size = 1")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA user_version = {HEAD}")
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.executemany("INSERT INTO theirs VALUES (zeroblob(3000))", [()] * 300)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_with_a_log(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(f"PRAGMA user_version = {HEAD + 1}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+@pytest.mark.parametrize("read_only", ["file", "directory", "both"])
+@pytest.mark.parametrize("version", [0, 1, "current"])
+def test_what_waits_to_be_recovered_is_not_taken_for_what_it_seems_to_be(
+    plain_vault: Vault, version: int | str, read_only: str, journal_mode: str
+) -> None:
+    """The half-changed file says that it is current; what the log says is not in the file yet."""
+    if (journal_mode, read_only) == ("wal", "file"):
+        pytest.skip("SQLite recovers a log into a -shm of its own, and reads")
+    vault = Vault(plain_vault.path.parent / "directory" / "credentials.db")
+    vault.path.parent.mkdir()
+    vault.create(
+        version if isinstance(version, int) else 0, content=keys(2), journal_mode=journal_mode
+    )
+    if version == "current":
+        credential_db.upgrade(vault.path)
+    stamps = vault.stamps()
+    die = _die_in_a_transaction if journal_mode == "delete" else _die_with_a_log
+    process = warm.Process(target=die, args=(vault.path,))
+    process.start()
+    process.join()
+    vault.path.with_name("credentials.db-shm").unlink(missing_ok=True)
+    files = sorted(vault.path.parent.iterdir())
+    assert len(files) == 2, "a file and what is to be done with it"
+    if read_only != "directory":
+        for file in files:
+            file.chmod(0o400)
+    if read_only != "file":
+        vault.path.parent.chmod(0o500)
+    try:
+        outcomes = as_an_ordinary_user(vault)
+    finally:
+        vault.path.parent.chmod(0o700)
+        for file in vault.path.parent.iterdir():
+            file.chmod(0o600)
+    for outcome, text in outcomes:
+        assert outcome == "ReadOnlyDatabase", text
+        assert "has to be recovered" in text
+    assert vault.stamps() == (stamps if journal_mode == "delete" else (stamps[0], HEAD + 1))
 
 
 def test_a_file_that_cannot_be_read_is_refused(plain_vault: Vault) -> None:

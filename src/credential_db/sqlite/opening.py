@@ -109,7 +109,8 @@ def connect_to_read(
 def is_not_writable(error: Exception) -> bool:
     """Whether SQLite would have to write, and cannot: a WAL file in a directory of others, say."""
     return str(getattr(error, "sqlite_errorname", "")).startswith(
-        ("SQLITE_CANTOPEN", "SQLITE_READONLY")
+        # The last: a journal was rolled back, and stays where it cannot be deleted.
+        ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR_DELETE")
     )
 
 
