@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -224,6 +226,33 @@ def test_a_version_that_is_not_released_may_change_and_go(project: Project) -> N
     project.edit(('    Index("ix", "provider"),\n', ""))
     assert "records/v3.sql" in record(project)
     assert project.changed() == set()
+
+
+def test_a_released_record_is_not_written_anew(project: Project) -> None:
+    """Else a revision that was changed with it would be taken as it is."""
+    (project.path / "src/credential_db/records/v1.sql").unlink()
+    printed = record(project)
+    assert "FAILED: v1.sql would change, and is on users' disks" in printed
+    assert "or the file, back as it was" in printed
+
+
+@pytest.mark.parametrize("content", [None, "<<<<<<< mine\n=======\n>>>>>>> theirs\n"])
+@pytest.mark.parametrize("file", ["head.py", "records/v3.sql"])
+def test_what_a_merge_has_spoilt_is_written_anew(
+    project: Project, file: str, content: str | None
+) -> None:
+    """Two people who make version 3 both write these files."""
+    project.write("pass")
+    record(project)
+    path = project.path / "src/credential_db" / file
+    before = path.read_text()
+    path.unlink()
+    if content is not None:
+        path.write_text(content + before)
+    tool = [sys.executable, str(project.path / "tools/record.py")]
+    result = subprocess.run(tool, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert path.read_text() == before
 
 
 def test_rows_are_refused(project: Project) -> None:

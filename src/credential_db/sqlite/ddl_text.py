@@ -10,14 +10,14 @@ def is_autoincrement(sql: str) -> bool:
 
 
 @cache
-def checks(sql: str) -> tuple[str, ...]:
-    """The conditions of all CHECK constraints in a ``CREATE TABLE``, in one spelling.
+def in_parentheses(word: str, sql: str) -> tuple[str, ...]:
+    """What stands behind each CHECK, say, of a ``CREATE TABLE``, in one spelling.
 
     No pragma tells them.
     """
     sql = without_comments(sql)
     found = []
-    for match in re.finditer(r"\bCHECK\s*\(", sql, re.IGNORECASE):
+    for match in re.finditer(rf"\b{word}\s*\(", sql, re.IGNORECASE):
         depth, quote, end = 1, "", match.end()
         while depth:
             character = sql[end]

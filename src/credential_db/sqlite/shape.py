@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from credential_db.sqlite.ddl_text import (
     COLLATED_COLUMN,
     STRING,
-    checks,
+    in_parentheses,
     is_autoincrement,
     normalized,
     without_comments,
@@ -162,6 +162,7 @@ _CONSTRAINT_INDEXES = """
 """  # origin c: made by CREATE INDEX, so no part of the table
 
 _Rows = list[tuple[Any, ...]]
+_COMPUTED = {2: " VIRTUAL", 3: " STORED"}  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
 
 
 def _rows_of(
@@ -188,7 +189,7 @@ def _column_lines(columns: _Rows, rowid: str | None) -> Iterator[str]:
             f"column {name.lower()} {kind.upper()}"
             f"{' NOT NULL' if not_null else ''}"
             f"{'' if default is None else f' DEFAULT {normalized(str(default))}'}"
-            f"{' (hidden)' if hidden else ''}"
+            f"{_COMPUTED.get(hidden, '')}"
         )
         if key:
             yield f"column {name.lower()} is number {key} of the PRIMARY KEY"
@@ -221,8 +222,10 @@ def _written_in(sql: str) -> Iterator[str]:
     """What only the text of a CREATE TABLE tells."""
     if is_autoincrement(sql):
         yield "AUTOINCREMENT"
-    for condition in checks(sql):
+    for condition in in_parentheses("CHECK", sql):
         yield f"CHECK ({condition})"
+    for expression in in_parentheses("AS", sql):
+        yield f"a column computed AS ({expression})"
     bare = STRING.sub("''", without_comments(sql))
     for column, collation in COLLATED_COLUMN.findall(bare):
         yield f"column {column.lower()} COLLATE {collation.upper()}"
