@@ -44,10 +44,11 @@ def _shape_check() -> str:
 
     Naming the columns asks for the presence of each; ``IN table`` asks that there is no other
     (https://www.sqlite.org/rowvalue.html). None of it is executed: the condition is true before.
+    Between double quotes, a name that no column has would be taken for a string.
     """
     columns = {**COLUMNS, "alembic_version": ("version_num",)}
     shapes = (
-        f"(SELECT {', '.join(names)} FROM main.{table}) IN main.{table}"
+        f"(SELECT [{'], ['.join(names)}] FROM main.[{table}]) IN main.[{table}]"
         for table, names in columns.items()
     )
     return (

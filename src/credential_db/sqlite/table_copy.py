@@ -7,7 +7,7 @@ those of the upgrade around it, and so is step 10 (foreign_key_check).
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, is_driver_error, quoted
@@ -30,6 +30,7 @@ _ON_ANOTHER_FILE = re.compile(
     r'\bON\s+(?!["\[`]?main\b)(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)\s*\.', re.IGNORECASE
 )
 _NAMED_AT_MOST = 20  # rows in a message
+REPAIR_ROWS = "repair or delete them (WHERE rowid = ...), then run again; nothing was changed"
 
 
 def copy_table(
@@ -77,7 +78,8 @@ def copy_table(
 
 def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[str, str]) -> None:
     shape = read_shape(connection, (table, copy), ())
-    kept = sorted(shape.columns[table] & shape.columns[copy] - values.keys())
+    rows = connection.execute(f"PRAGMA main.table_info({quoted(copy)})")  # but for computed ones
+    kept = sorted({row[1].lower() for row in rows} & shape.columns[table] - values.keys())
     cells = {**{name: f"o.{quoted(name)}" for name in kept}, **values}
     rowid = shape.rowids.get(copy)
     if rowid is None or rowid.lower() not in kept:
@@ -96,12 +98,16 @@ def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[s
         reason = f"do not fit it ({known_text(error).replace(copy, table)})"
         misfits = _refused_rows(connection, table, insert)
     if misfits:
-        named = ", ".join(map(str, misfits[:_NAMED_AT_MOST]))
-        more = f" and {len(misfits) - _NAMED_AT_MOST} more" if misfits[_NAMED_AT_MOST:] else ""
         raise UnrecognizedSchema(
-            f"table {table} needs another definition, and its rows {named}{more} {reason}: repair "
-            "or delete them (WHERE rowid = ...), then run again; nothing was changed"
+            f"table {table} needs another definition, and its rows {named(misfits)} {reason}: "
+            f"{REPAIR_ROWS}"
         )
+
+
+def named(rows: Sequence[Any]) -> str:
+    """Rows by their rowids, or the first of them."""
+    more = f" and {len(rows) - _NAMED_AT_MOST} more" if rows[_NAMED_AT_MOST:] else ""
+    return ", ".join(map(str, rows[:_NAMED_AT_MOST])) + more
 
 
 def _changed_rows(
