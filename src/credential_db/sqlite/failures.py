@@ -178,8 +178,9 @@ def _of_driver(error: BaseException, database: str, holders: str, extra: str) ->
             f"SQLite refuses to alter a table of {database}: {known}; repair or drop that object, "
             "then run again"
         )
+    remedy = "; rename or drop yours, then run again" if " already " in known else ""
     return CredentialDBError(
-        f"SQLite refused a statement on {database}: {known}; nothing was changed"
+        f"SQLite refused a statement on {database}: {known}{remedy}; nothing was changed"
     )
 
 
