@@ -1,6 +1,7 @@
 """From one definition of a table to another: the steps, tried out on SQLite itself."""
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from credential_db.sqlite.alembic_internals import driver_connection_of, unobserved_engine
+from credential_db.sqlite.ddl_text import normalized
 from credential_db.sqlite.driver import quoted
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape, read_shape
@@ -29,6 +31,11 @@ class Code(ops.MigrateOperation):
     def to_diff_tuple(self) -> tuple[str, ...]:
         """What ``alembic check`` prints."""
         return self.difference
+
+
+def commented(text: str) -> list[str]:
+    """Lines of a comment, however long the text is."""
+    return [f"# {line}" for line in textwrap.wrap(text, 92, subsequent_indent="  ")]
 
 
 class InPlace(ops.ModifyTableOps):
@@ -103,18 +110,25 @@ def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.Migrat
     ]
     gone = [column for column in old.columns if column.name not in new.columns]
     added = [column for column in new.columns if column.name not in old.columns]
-    if len(gone) == len(added) == 1:
-        rename = ops.AlterColumnOp(old.name, gone[0].name, modify_name=added[0].name)
-        renamed = [*drop_indexes, rename, *create_indexes]
-        if _result_in_place(old, renamed) == _definition(new):
-            comment = [
-                "# One column for another of the same definition: taken as a rename, which keeps",
-                "# the data. If it is none, write drop_column and add_column instead.",
-            ]
-            names = ("rename_column", old.name, gone[0].name, added[0].name)
-            return [Code(comment, names), InPlace(old.name, renamed)]
-    steps: list[Any] = [
+    renamed = _renamed_columns(old.name, gone, added)
+    gone = [column for column in gone if column.name not in renamed]
+    added = [column for column in added if column.name not in renamed.values()]
+    comments = [
+        Code(
+            commented(
+                f"{name} becomes {to}, of the same definition: taken as a rename, which keeps the "
+                "data. If it is none, write drop_column and add_column instead."
+            ),
+            ("rename_column", old.name, name, to),
+        )
+        for name, to in renamed.items()
+    ]
+    first: list[Any] = [
         *drop_indexes,
+        *(ops.AlterColumnOp(old.name, name, modify_name=to) for name, to in renamed.items()),
+    ]
+    steps: list[Any] = [
+        *first,
         *(ops.DropColumnOp.from_column_and_tablename(None, old.name, column) for column in gone),
         *(
             ops.AddColumnOp.from_column_and_tablename(None, old.name, _bare(column))
@@ -123,14 +137,45 @@ def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.Migrat
         *create_indexes,
     ]
     if _result_in_place(old, steps) == _definition(new):
-        return [InPlace(old.name, steps)]
-    comments, values = _values_for(new, added, back=back)
+        return [*comments, InPlace(old.name, steps)]
+    not_exact, values = _values_for(new, added, back=back)
     return [
-        *([InPlace(old.name, drop_indexes)] if drop_indexes else []),
         *comments,
+        *([InPlace(old.name, first)] if first else []),
+        *not_exact,
         CopyTable(new, values),
         *([InPlace(old.name, create_indexes)] if create_indexes else []),
     ]
+
+
+def _renamed_columns(
+    table: str, gone: Sequence[Column[Any]], added: Sequence[Column[Any]]
+) -> dict[str, str]:
+    """Columns that are gone, each with a new one of the same definition.
+
+    Raises:
+        CommandError: Nobody can tell which of them became which.
+    """
+    renamed: dict[str, str] = {}
+    for column in gone:
+        old, new = (
+            [str(each.name) for each in columns if _promise(each) == _promise(column)]
+            for columns in (gone, added)
+        )
+        if new and (old[1:] or new[1:]):
+            raise CommandError(
+                f"table {table} loses {', '.join(old)} and gets {', '.join(new)}, all of one "
+                "definition, and nobody can tell which is another's new name: make a revision for "
+                "each rename, and one for what is dropped and added"
+            )
+        renamed.update(zip(old, new, strict=False))
+    return renamed
+
+
+def _promise(column: Column[Any]) -> tuple[str, bool | None, str]:
+    """The definition of a column without its name."""
+    default = getattr(column.computed, "sqltext", getattr(column.server_default, "arg", ""))
+    return str(column.type), column.nullable, normalized(str(default))
 
 
 def _values_for(
@@ -156,8 +201,8 @@ def _values_for(
         )
     neutral = {"INTEGER": "0", "BLOB": "x''"}
     values = {column.name: neutral.get(str(column.type), "''") for column in needed}
-    comment = f"# Not exact: what was in {names} is gone, and every row gets the value below."
-    return ([Code([comment], ("fill", table.name, names))] if needed else []), values
+    comment = f"Not exact: what was in {names} is gone, and every row gets the value below."
+    return ([Code(commented(comment), ("fill", table.name, names))] if needed else []), values
 
 
 def _bare(column: Column[Any]) -> Column[Any]:

@@ -14,12 +14,14 @@ from alembic.autogenerate import render_op_text, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
 from alembic.script import write_hooks
+from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 
 from credential_db.sqlite.alembic_internals import context, is_autogenerate
 from credential_db.sqlite.alterations import (
     Code,
     InPlace,
+    commented,
     creation,
     reflect,
     shape_of,
@@ -117,17 +119,25 @@ def _both_ways(
         upgrade += creation(table)
         downgrade.insert(0, ops.DropTableOp.from_table(table))
     for table in dropped:
-        upgrade.append(ops.DropTableOp.from_table(table))
+        declared = f'changes_rows_of = ("{table.name}",)'
+        stops = commented(f"Where it has rows, this stops until the revision says: {declared}")
+        upgrade += [Code(stops, ("drop_table", table.name)), ops.DropTableOp.from_table(table)]
         downgrade += creation(table)
     downgrade += [_table_renamed(new, old) for old, new in renamed]
     return upgrade, downgrade
 
 
 def _renamed_tables(model: Shape, head: Shape) -> list[tuple[str, str]]:
-    """Pairs of a table that is gone and a new one of the same definition."""
+    """Pairs of a table that is gone and a new one of the same definition.
+
+    Raises:
+        CommandError: A name differs in nothing but capitals.
+    """
     new = [name for name in model.columns if name not in head.columns]
     pairs = []
     for old in (name for name in head.columns if name not in model.columns):
+        if old.lower() in map(str.lower, new):
+            raise CommandError(f"to SQLite, table {old} is the same in capitals: leave its name")
         alike = [name for name in new if _promises(model, name) == _promises(head, old)]
         if len(alike) == 1:
             new.remove(alike[0])
@@ -154,6 +164,6 @@ def _table_renamed(old: str, new: str) -> Code:
 
 def _differences(before: frozenset[str], after: frozenset[str]) -> list[Code]:
     return [
-        *(Code([f"# - {line}"], ("remove", line)) for line in sorted(before - after)),
-        *(Code([f"# + {line}"], ("add", line)) for line in sorted(after - before)),
+        *(Code(commented(f"- {line}"), ("remove", line)) for line in sorted(before - after)),
+        *(Code(commented(f"+ {line}"), ("add", line)) for line in sorted(after - before)),
     ]
