@@ -25,8 +25,8 @@ CHECKOUT = Path(__file__).parents[1]
 RELEASED = "Schema version: 2\n"
 
 Step = tuple[str, dict[str, Any]]
-"""A function of ``alembic.command``, or ``record`` (tools/record.py), ``shell`` (credential-db) or
-``keep``, with its arguments."""
+"""A function of ``alembic.command``, or ``record`` (tools/record.py), ``shell`` (credential-db),
+``start`` (the check at process start) or ``keep``, with its arguments."""
 
 
 class Project:
@@ -140,13 +140,17 @@ def _step(path: Path, name: str, given: dict[str, Any]) -> str:
                 return f"{output.getvalue()}exit status {status}\n"
             if name == "keep":  # a file as it is at this moment
                 shutil.copyfile(given["file"], given["under"])
-                return ""
-            if name == "shell":
+            elif name == "start":
+                from credential_db.current import is_current_file
+
+                known = "" if is_current_file(str(given["file"]), 5) else "not "
+                output.write(f"{given['file']} is {known}current at process start")
+            elif name == "shell":
                 from credential_db.command_line import main
 
                 main(given["arguments"])
-                return output.getvalue()
-            getattr(command, name)(config, **given)
+            else:
+                getattr(command, name)(config, **given)
         except SystemExit as end:
             return f"{output.getvalue()}exit status {end.code}\n"
         except (CommandError, CredentialDBError) as error:

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Collection
 
 from credential_db.sqlite.driver import DBAPIConnection, quoted
-from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
-from credential_db.sqlite.shape import Shape, objects
+from credential_db.sqlite.shape import objects
+from credential_db.sqlite.table_copy import REPAIR_ROWS, named
 
 logger = logging.getLogger(__name__)
 
@@ -19,17 +20,14 @@ class References:
 
     Args:
         connection: Inside the transaction of the upgrade.
-        shape: Of the file, as it is.
         tables: The names of the program's own tables, of any version.
     """
 
-    def __init__(self, connection: DBAPIConnection, shape: Shape, tables: Collection[str]) -> None:
+    def __init__(self, connection: DBAPIConnection, tables: Collection[str]) -> None:
         """Look at the file."""
         self._connection = connection
         self._tables = tables
         self._orphans, self._unchecked = self._found()
-        free = {table for table in shape.columns if "FOREIGN KEY" not in str(shape.of(table))}
-        self._unseen = free.union(self._unchecked)
         _warn_of(self._orphans)
         for table, reason in self._unchecked.items():
             logger.warning("the foreign keys of table %s cannot be checked: %s", table, reason)
@@ -61,10 +59,14 @@ class References:
         rows = self._connection.execute(check)
         orphans.update((table, parent) for table, _, parent, _ in rows)
 
-    def check(self) -> None:
+    def check(self, promises: Collection[str]) -> None:
         """Refuse to commit a reference that is lost.
 
+        Args:
+            promises: What the definition of the program's tables says now and did not before.
+
         Raises:
+            UnrecognizedSchema: There is a new foreign key, and rows are in its way.
             CredentialDBError: Rows would point nowhere that did not before.
         """
         orphans, unchecked = self._found()
@@ -77,8 +79,17 @@ class References:
                 if gone[before] == new[table, parent]:
                     del new[table, parent], gone[before]
                     break
-        unseen = {key: new.pop(key) for key in [*new] if key[0] in self._unseen}
+        unseen = {key: new.pop(key) for key in [*new] if key[0] in self._unchecked}
         _warn_of(Counter(unseen))
+        for table, parent in new:
+            key = f"{table}: FOREIGN KEY to {parent} (".lower()
+            if any(line.lower().startswith(key) for line in promises):
+                check = self._connection.execute(f"PRAGMA main.foreign_key_check({quoted(table)})")
+                rows = [row for _, row, other, _ in check if other == parent]
+                raise UnrecognizedSchema(
+                    f"a foreign key of table {table} asks for a row of {parent}, and there is none "
+                    f"for its rows {named(rows)}: {REPAIR_ROWS}"
+                )
         lost = [f"{count} rows of {table} -> {parent}" for (table, parent), count in new.items()]
         torn = [table for table in unchecked if table not in self._unchecked]
         lost += [f"the rows of {table}" for table in torn]
