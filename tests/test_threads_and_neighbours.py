@@ -152,7 +152,7 @@ def test_a_vault_in_the_middle_of_a_hosts_migrations(
 ) -> None:
     """In another thread, and called from the host's own env.py or revision."""
     plain_vault.create(content=keys(2))
-    calls: list[Any] = []
+    calls: list[str] = []
 
     def meanwhile(where: str) -> None:
         if where == place and not calls:
@@ -168,7 +168,7 @@ def test_a_vault_in_the_middle_of_a_hosts_migrations(
 
 def test_a_host_migrates_in_the_middle_of_a_vaults_upgrade(plain_vault: Vault, host: Host) -> None:
     plain_vault.create(content=keys(2))
-    ran: list[Any] = []
+    ran: list[str] = []
     with closing(sqlite3.connect(plain_vault.path, factory=Watched)) as connection:
 
         def before(statement: str) -> None:
@@ -246,7 +246,7 @@ def test_a_command_goes_on_where_another_thread_takes_alembics_names(
     plain_vault: Vault, host: Host
 ) -> None:
     plain_vault.create(content=keys(2))
-    ran: list[Any] = []
+    ran: list[str] = []
     with closing(sqlite3.connect(plain_vault.path, factory=Watched)) as connection:
 
         def before(statement: str) -> None:
