@@ -1,6 +1,7 @@
 """Alembic's stamp, the legacy number and the tables: the tables decide, if they can."""
 
 import logging
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -16,6 +17,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 import credential_db
 from conftest import PASSPHRASE
 from credential_db import SCHEMA_VERSION, CredentialDBError, SchemaTooNew, scripts
+from projects import Project, Step
 from vaults import STAMPS, TABLES, Vault, ddl, keys, upgraded
 
 HEAD = SCHEMA_VERSION
@@ -182,6 +184,27 @@ def test_a_vault_whose_number_an_older_program_has_written_back(plain_vault: Vau
     plain_vault.execute("PRAGMA user_version = 1")
     assert credential_db.upgrade(plain_vault.path) == (HEAD, HEAD)
     assert plain_vault.stamps() == STAMPS
+
+
+def test_versions_that_differ_by_an_index_alone(tmp_path: Path) -> None:
+    """The columns are the same: what an index is made for tells them apart."""
+    project = Project(tmp_path / "project")
+    data = '    Column("data", Text, nullable=False),\n'
+    project.edit((data, f'{data}    Index("ix_credentials_data", "data"),\n'))
+    project.bump()
+    old = Vault(tmp_path / "old.db").create(LAST, content=keys(1))
+    new = tmp_path / "new.db"
+    shutil.copyfile(old.path, new)
+    upgrade: Step = ("shell", {"arguments": ["-x", f"db={new}", "upgrade", "head"]})
+    project.run(upgrade)
+    stamped(old, "v2").execute("PRAGMA user_version = 3")  # without the index of version 3
+    Vault(new).execute("PRAGMA user_version = 2")
+    refused, decided = project.run(
+        ("shell", {"arguments": ["-x", f"db={old.path}", "upgrade", "head"]}), upgrade
+    )
+    assert "are not just those of version 3" in refused
+    assert "FAILED" not in decided
+    assert Vault(new).stamps() == ("v3", 3)
 
 
 # --- Beyond the head ---------------------------------------------------------------------------
