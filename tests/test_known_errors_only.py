@@ -8,6 +8,7 @@ import types
 import warnings
 from collections.abc import Callable
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from alembic.util import CommandError
 from sqlcipher3 import dbapi2 as sqlcipher
 
 import credential_db
-from attacks import Watched, skip_under_coverage
+from attacks import SignalAt, Watched, skip_under_coverage
 from conftest import PASSPHRASE
 from credential_db import SCHEMA_VERSION, CredentialDBError, key_conversion, scripts
 from credential_db.sqlite.cipher import Cipher, Passphrase
@@ -127,6 +128,26 @@ def test_an_interrupt_at_any_statement_shows_nothing(
             assert_error_shows_nothing(caught)
         assert not connection.in_transaction
     assert plain_vault.stamps() in ((None, 0), STAMPS)
+
+
+def test_an_interrupt_at_any_call_of_a_conversion_stays_one(plain_vault: Vault) -> None:
+    """Sqlite3 swallows what is raised as SQLite calls a function of Python's."""
+    skip_under_coverage()
+    plain_vault.create(content=[KEY])
+    credential_db.upgrade(plain_vault.path, dry_run=True)  # imports what it needs
+    conversion = ("/sqlite/row_conversion.py", "/key_conversion.py")
+    for number in count():
+        attack = SignalAt(
+            KeyboardInterrupt(),
+            number,
+            lambda event, frame: event == "call" and frame.f_code.co_filename.endswith(conversion),
+        )
+        outcome = attack.outcome_of(lambda: credential_db.upgrade(plain_vault.path, dry_run=True))
+        if not attack.where:
+            break
+        assert isinstance(outcome, KeyboardInterrupt), f"{outcome!r} came of one {attack.where}"
+    assert number > 10, "this test has to hit something"
+    assert outcome == (0, SCHEMA_VERSION)
 
 
 class Alarm(BaseException):

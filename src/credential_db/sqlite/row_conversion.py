@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
-from credential_db.sqlite.failures import bare, known_text
+from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.progress import saying_how_far
 from credential_db.sqlite.scrub import refuse_damage
 from credential_db.sqlite.shape import read_shape
 from credential_db.sqlite.table_copy import triggers_suspended
 
 _BATCH = 256  # row ids held in memory at a time
-_FUNCTION = "_convert_cell"
+_TAKE, _GIVE = "_take_cell", "_give_cell"  # what SQLite calls
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as ``plain_rows`` hands it over
 
 
@@ -36,38 +36,13 @@ class Double(NamedTuple):
     reason: str  # such as "is for the same key as row"; the other row's id is added
 
 
-class _Function:
-    """What SQLite calls for each cell.
-
-    Cells are handed to it and taken from it inside of SQLite, so that they stand in no statement,
-    no parameter and no traceback: a trace callback or a logging connection does not see them. It
-    raises nothing, since sqlite3 would swallow even an interrupt.
-    """
-
-    def __init__(self, conversions: Mapping[str, Conversion]) -> None:
-        self._conversions = list(conversions.values())
-        self.forget()
-
-    def forget(self) -> None:
-        self.called = False
-        self.problem: str | None = None
-        self.interruption: BaseException | None = None
-
-    def __call__(self, number: int, *cells: object) -> Any:
-        self.called = True
-        if self.problem is not None or self.interruption is not None:
-            return None
-        try:
-            return self._conversions[number].convert(*cells)
-        except BadRow as error:
-            self.problem = self.problem or str(error)
-        except BaseException as error:  # an alarm of the host's, say: raised again outside
-            self.interruption = bare(error)
-        return None
-
-
 class _Rows:
-    """The rows of one table, on their way."""
+    """The rows of one table, on their way.
+
+    Cells are taken and given inside of SQLite, so that they stand in no statement, no parameter and
+    no row: a trace callback or a logging connection does not see them. What SQLite calls for that
+    is written in C: an interrupt in the moment of a call of Python's would be swallowed by sqlite3.
+    """
 
     def __init__(
         self,
@@ -83,35 +58,37 @@ class _Rows:
         self._key = quoted(key)
         self._table = f"main.{quoted(table)}"
         self._columns = list(conversions)
+        self._conversions = list(conversions.values())
         self._double = double
         self._called = called
         self._uniques_freed = False
-        self._function = _Function(conversions)
-        widest = max(len(conversion.arguments) for conversion in conversions.values())
-        self._arities = range(2, widest + 2)
-        cells = (
-            f"{quoted(column)} = {_FUNCTION}({number}, {', '.join(map(quoted, each.arguments))})"
-            for number, (column, each) in enumerate(conversions.items())
-        )
+        self._taken: list[Any] = []
+        self._given: list[Any] = [None] * len(conversions)
+        self._names = list(dict.fromkeys(n for each in self._conversions for n in each.arguments))
+        given = (f"{quoted(each)} = {_GIVE}({n})" for n, each in enumerate(conversions))
+        taken = (f"{_TAKE}({quoted(name)})" for name in self._names)
         # OR ABORT takes the place of an ON CONFLICT clause that would drop a row, or end it all.
-        self._update = f"UPDATE OR ABORT {self._table} SET {', '.join(cells)} WHERE rowid = ?"
-        arguments = {name: None for each in conversions.values() for name in each.arguments}
-        self._cells = f"SELECT +{', +'.join(map(quoted, arguments))} FROM {self._table}"
+        self._update = f"UPDATE OR ABORT {self._table} SET {', '.join(given)} WHERE rowid = ?"
+        self._take = f"SELECT {', '.join(taken)} FROM {self._table} WHERE rowid = ?"
+        self._cells = f"SELECT +{', +'.join(map(quoted, self._names))} FROM {self._table}"
         self._problems: dict[int, str] = {}
 
     def convert_all(self) -> int:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
         done = 0
-        for arity in self._arities:
-            self._connection.create_function(_FUNCTION, arity, self._function)
+        functions = {_TAKE: self._taken.append, _GIVE: self._given.__getitem__}
         try:
+            for name, function in functions.items():
+                self._connection.create_function(name, 1, function)
             for row in saying_how_far(self._rowids(), total, self._called):
                 self._convert(row)
                 done += 1
         finally:
-            for arity in self._arities:
+            self._taken.clear()
+            self._given.clear()
+            for name in functions:
                 with contextlib.suppress(Exception):  # nothing of the file needs it
-                    self._connection.create_function(_FUNCTION, arity, None)
+                    self._connection.create_function(name, 1, None)
         if done != total:
             refuse_damage(self._connection)
             raise CredentialDBError(
@@ -128,8 +105,8 @@ class _Rows:
             batch = self._connection.execute(rows.format(">"), batch[-1]).fetchall()
 
     def _convert(self, row: int) -> None:
-        refused = self._write(row)
-        if refused and self._function.problem is None:
+        problem = self._convert_cells(row)
+        if problem is None and (refused := self._write(row)):
             # A UNIQUE column of another row has this one's new value: by mistake, if that row's own
             # turn is still to come.
             if not self._uniques_freed:
@@ -141,39 +118,46 @@ class _Rows:
                     self._connection.execute(
                         f"UPDATE OR ABORT {self._table} SET {placeholders} WHERE rowid > ?", (row,)
                     )
-            refused = self._write(row)
-            if refused and self._function.problem is None:
-                self._function.problem = self._same_as_another(row, refused)
-        if self._function.problem is not None:
-            self._problems.setdefault(row, self._function.problem)
+                refused = self._write(row)
+            if refused:
+                problem = self._same_as_another(row, refused)
+        if problem is not None:
+            self._problems.setdefault(row, problem)
+
+    def _convert_cells(self, row: int) -> str | None:
+        """What the row is to hold is given next; or say what is wrong with it."""
+        self._taken.clear()
+        try:
+            self._connection.execute(self._take, (row,)).fetchall()
+        except driver(self._connection).Error:
+            if not self._is_not_utf8(row):
+                raise
+            return "holds text that is not UTF-8"
+        cells = dict(zip(self._names, self._taken, strict=True))
+        try:
+            for number, each in enumerate(self._conversions):
+                self._given[number] = each.convert(*(cells[name] for name in each.arguments))
+        except BadRow as error:
+            return str(error)
+        return None
 
     def _write(self, row: int) -> Exception | None:
-        """Write one row, or say why it was refused; what is wrong with it may be known by then."""
-        self._function.forget()
-        refused: Exception | None = None
-        count = 1
+        """Write one row, or say why its new cells are refused."""
         try:
             count = self._connection.execute(self._update, (row,)).rowcount
-        except driver(self._connection).Error as error:
-            refused = error
-        if self._function.interruption is not None:
-            raise self._function.interruption
+        except driver(self._connection).IntegrityError as error:
+            refused: Exception = error
+            if not self._connection.in_transaction:
+                raise
+            return refused
         if count != 1:
             refuse_damage(self._connection)
             raise CredentialDBError(
                 f"row {row} of {self._table} was written {count} times: nothing was changed"
             )
-        if refused is None:
-            return None
-        if not self._function.called and self._is_not_utf8(row):
-            self._function.problem = "holds text that is not UTF-8"
-        constraint = isinstance(refused, driver(self._connection).IntegrityError)
-        if not self._connection.in_transaction or not (self._function.problem or constraint):
-            raise refused
-        return refused
+        return None
 
     def _is_not_utf8(self, row: int) -> bool:
-        """Else it was an interrupt, which sqlite3 swallows in the moment of the call."""
         (cells,) = self._connection.execute(f"{self._cells} WHERE rowid = ?", (row,)).fetchall()
         return any(isinstance(cell, str) and _NOT_UTF8.search(cell) for cell in cells)
 
