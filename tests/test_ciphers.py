@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlcipher3 import dbapi2 as sqlcipher
 
 import credential_db
@@ -72,6 +73,17 @@ def test_nothing_is_written_in_plain_text(tmp_path: Path, call: str, there: str)
     with pytest.raises(CredentialDBError, match="without SQLCipher"):
         CALLS[call](vault.path)
     assert vault.files() == before
+
+
+@pytest.mark.parametrize("by", ["connection", "engine"])
+def test_a_plain_connection_is_not_made_an_encrypted_vault(tmp_path: Path, by: str) -> None:
+    path = tmp_path / "vault.db"
+    with closing(sqlite3.connect(path)) as connection:
+        named = connection if by == "connection" else sqlalchemy.create_engine(f"sqlite:///{path}")
+        for dry_run in (True, False):
+            with pytest.raises(CredentialDBError, match="plain text"):
+                credential_db.upgrade(named, passphrase=IN_WORDS, dry_run=dry_run)
+    assert not path.exists() or not path.read_bytes()
 
 
 # --- Settings ----------------------------------------------------------------------------------

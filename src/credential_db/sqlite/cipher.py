@@ -122,13 +122,18 @@ class Cipher:
         # Else SQLCipher writes lines of its own to stderr about a wrong passphrase.
         connection.execute("PRAGMA cipher_log_level = NONE")
         connection.execute(f"PRAGMA key = {self._passphrase._sql_literal}")
-        if not connection.execute("PRAGMA cipher_version").fetchone():
-            raise CredentialDBError(
-                "the installed sqlcipher3 is built without SQLCipher and would write plain text: "
-                "install the package sqlcipher3 from PyPI"
-            )
+        refuse_plain_text(connection, "the installed sqlcipher3")
         for name, value in self._settings.items():
             connection.execute(f"PRAGMA {name} = {value}")
+
+
+def refuse_plain_text(connection: DBAPIConnection, called: str) -> None:
+    """Raise where a passphrase was given and this connection knows of no encryption."""
+    if not connection.execute("PRAGMA cipher_version").fetchone():
+        raise CredentialDBError(
+            f"{called} is built without SQLCipher and would write plain text: install the package "
+            "sqlcipher3 from PyPI"
+        )
 
 
 def module() -> Any:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from credential_db.sqlite.cipher import INSTALL, Cipher
+from credential_db.sqlite.cipher import INSTALL, Cipher, refuse_plain_text
 from credential_db.sqlite.cipher import module as installed_sqlcipher
 from credential_db.sqlite.driver import (
     DBAPIConnection,
@@ -168,6 +168,8 @@ class Target:
                 checked_out = self._engine.connect()
                 stack.callback(_close, checked_out)
                 connection = _driver_connection(checked_out.connection)
+            if self.cipher and not self.path:
+                refuse_plain_text(connection, "the driver of this connection")
             if writing:
                 refuse_transaction(connection)
             stack.enter_context(waiting(connection, self.timeout))
