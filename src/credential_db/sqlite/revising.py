@@ -131,7 +131,8 @@ def convert_rows(
         connection, table, conversions, error=error, key=key, double=double, called=called
     )
     scrub.mark(connection, [table])
-    migration.opts.setdefault("converted", []).append(f"{total} {called} converted and proven")
+    if total:
+        migration.opts.setdefault("converted", []).append(f"{total} {called} converted and proven")
 
 
 def refuse_rows(*tables: str) -> None:
