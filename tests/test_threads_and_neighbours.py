@@ -410,6 +410,35 @@ def test_whoever_looks_meanwhile_is_told_the_old_or_the_new(
     assert set(config.stdout.getvalue().splitlines()) <= {"v1", f"v{HEAD} (head)"}
 
 
+@pytest.mark.parametrize("start", ["legacy", "stamped"])
+def test_an_upgrade_between_any_two_statements_of_status(plain_vault: Vault, start: str) -> None:
+    plain_vault.create(1, content=keys(1), journal_mode="wal")
+    if start == "stamped":
+        credential_db.upgrade(plain_vault.path)
+        command.downgrade(config_of(plain_vault), "v1")
+    with closing(sqlite3.connect(plain_vault.path, factory=Watched)) as connection:
+        old, number, reached = credential_db.status(connection), 0, True
+        while reached:
+            number, seen, reached = number + 1, 0, False
+
+            def upgrade_first(_: str, at: int = number) -> None:
+                nonlocal seen, reached
+                seen += 1
+                if seen == at:
+                    reached = True
+                    credential_db.upgrade(plain_vault.path)
+
+            connection.before = upgrade_first
+            found = credential_db.status(connection)
+            connection.before = Watched.before
+            assert found[:2] in (old[:2], ("current", HEAD)) or "old secrets" in found.detail, found
+            if reached:
+                command.downgrade(config_of(plain_vault), "v1")
+                if start == "legacy":
+                    plain_vault.execute("DROP TABLE alembic_version")
+    assert number > 3, "it has to come between the statements"
+
+
 # --- Where nothing can be opened ----------------------------------------------------------------
 
 # The limit is a process's own, and what has been imported once is not opened again.
