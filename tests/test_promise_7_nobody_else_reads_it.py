@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 import credential_db
 from attacks import warm
@@ -244,3 +245,19 @@ def test_what_is_no_regular_file_is_refused_at_once(
     assert [line.partition(":")[0] for line in lines] == ["upgrade", "status"]
     assert all(f"{tmp_path / path} is not a regular file" in line for line in lines)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_engine_creates_a_file_for_its_owner_alone_or_none(tmp_path: Path) -> None:
+    """SQLite itself would create it for everybody to read, and to answer status, too."""
+    path = tmp_path / "of_an_engine.db"
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    before = os.umask(0)
+    try:
+        assert credential_db.status(engine).state == "empty"
+        assert credential_db.upgrade(engine, dry_run=True) == (None, HEAD)
+        assert not path.exists(), "what only looks creates no file"
+        assert credential_db.upgrade(engine) == (None, HEAD)
+    finally:
+        os.umask(before)
+        engine.dispose()
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -1,6 +1,8 @@
 """SQLite files, opened without side effects. No library is imported until a file is encrypted."""
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from credential_db.sqlite.cipher import INSTALL, Cipher
@@ -69,6 +71,13 @@ def file_uri(path: str, mode: str) -> str:
         path = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     host = "//" if path.startswith("/") else ""
     return f"file:{host}{path}?mode={mode}"
+
+
+@contextlib.contextmanager
+def empty_in_memory() -> Iterator[DBAPIConnection]:
+    """What stands for a file that does not exist, and is not to be created."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        yield connection
 
 
 def connect_to_read(

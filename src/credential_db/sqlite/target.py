@@ -2,19 +2,13 @@
 
 import contextlib
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from credential_db.sqlite.cipher import INSTALL, Cipher, refuse_plain_text
 from credential_db.sqlite.cipher import module as installed_sqlcipher
-from credential_db.sqlite.driver import (
-    DBAPIConnection,
-    is_connection_class,
-    is_dbapi_connection,
-    main_file,
-)
+from credential_db.sqlite.driver import DBAPIConnection, is_dbapi_connection, main_file
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.files import (
     create_private_file,
@@ -23,11 +17,13 @@ from credential_db.sqlite.files import (
     lock_holders,
     remove_created,
 )
+from credential_db.sqlite.host_engine import checked_out, driver_connection, refuse_other_driver
 from credential_db.sqlite.lending import checked_timeout, refuse_transaction, waiting
 from credential_db.sqlite.opening import (
     TIMEOUT,
     connect_to_read,
     connect_to_write,
+    empty_in_memory,
     sqlcipher_module,
 )
 
@@ -90,11 +86,11 @@ class Target:
         if sqlalchemy is not None and isinstance(named, sqlalchemy.URL):
             self.path = file_of_name(named.render_as_string(hide_password=False))
         elif sqlalchemy is not None and isinstance(named, sqlalchemy.Engine):
-            _refuse_other_driver(named)
+            refuse_other_driver(named)
             self._engine = named
         elif sqlalchemy is not None and isinstance(named, sqlalchemy.Connection):
-            _refuse_other_driver(named.engine)
-            self.connection = _driver_connection(named.connection)
+            refuse_other_driver(named.engine)
+            self.connection = driver_connection(named.connection)
         else:
             raise CredentialDBError(
                 f"a {type(named).__name__} cannot be upgraded: name a path, a database URL, an "
@@ -162,12 +158,12 @@ class Target:
         """
         with contextlib.ExitStack() as stack:
             connection = self.connection
-            if connection is None and self.path:
-                connection = stack.enter_context(self._file(writing=writing, create=create))
-            elif connection is None:
-                checked_out = self._engine.connect()
-                stack.callback(_close, checked_out)
-                connection = _driver_connection(checked_out.connection)
+            if connection is None:
+                connection = stack.enter_context(
+                    self._file(writing=writing, create=create)
+                    if self.path
+                    else checked_out(self._engine, create=create)
+                )
             if self.cipher and not self.path:
                 refuse_plain_text(connection, "the driver of this connection")
             if writing:
@@ -182,7 +178,7 @@ class Target:
     def _file(self, *, writing: bool, create: bool) -> Iterator[DBAPIConnection]:
         if not exists(self.path):
             if not create:
-                with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+                with empty_in_memory() as empty:
                     yield empty
                 return
             if self.cipher:
@@ -197,39 +193,6 @@ class Target:
         except BaseException:
             remove_created(self.created)
             raise
-
-
-def _close(checked_out: "sqlalchemy.Connection") -> None:
-    """Give a connection back to its pool; the work is done, so what the host makes of it is its."""
-    try:
-        checked_out.close()
-    except Exception as error:
-        import logging  # costs a process that only looks
-
-        logging.getLogger(__name__).warning(
-            "%s while a connection was given back to its pool", type(error).__name__
-        )
-
-
-def _refuse_other_driver(engine: "sqlalchemy.Engine") -> None:
-    """Raise before it connects: a server may be out of reach, and another driver makes files."""
-    dialect, instead = engine.dialect, "name a SQLite database, such as by its PATH"
-    if dialect.name == "sqlite":
-        if is_connection_class(getattr(dialect.dbapi, "Connection", None)):
-            return
-        if dialect.is_async:
-            instead = "call await asyncio.to_thread(credential_db.upgrade, PATH)"
-    raise CredentialDBError(
-        f"a SQLAlchemy engine of {dialect.name}+{dialect.driver} is of no use here: {instead}"
-    )
-
-
-def _driver_connection(pooled: Any) -> DBAPIConnection:
-    """The DB-API connection behind SQLAlchemy's."""
-    connection = pooled.dbapi_connection  # which a detached one has, too
-    if not is_dbapi_connection(connection):
-        raise CredentialDBError("this SQLAlchemy engine is not for SQLite: name a SQLite database")
-    return connection
 
 
 def failure_of(error: BaseException, opened: Target | None, named: object) -> BaseException:
