@@ -465,10 +465,15 @@ class TestStandardOutput:
             )
         return result.returncode, result.stderr
 
-    @pytest.mark.parametrize(("number", "exit_status"), [(1, 3), (2, 3)])
-    def test_one_that_is_closed(self, tmp_path: Path, number: int, exit_status: int) -> None:
+    @pytest.mark.parametrize(
+        ("number", "arguments", "exit_status"),
+        [(1, ["status"], 3), (1, ["upgrade", "head"], 0), (2, ["-x", "db=.", "current"], 8)],
+    )
+    def test_one_that_is_closed(
+        self, tmp_path: Path, number: int, arguments: list[str], exit_status: int
+    ) -> None:
         result = subprocess.run(
-            [sys.executable, "-m", "credential_db", "-x", f"db={tmp_path}/a.db", "status"],
+            [sys.executable, "-m", "credential_db", "-q", "-x", f"db={tmp_path}/a.db", *arguments],
             preexec_fn=lambda: os.close(number),
             capture_output=True,
             text=True,

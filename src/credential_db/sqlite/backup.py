@@ -115,6 +115,11 @@ class Backup:
                 raise CredentialDBError(
                     f"the backup {self.path}{ending} exists already: name a new file"
                 )
+        directory = os.path.dirname(self.path)
+        if directory and not os.path.isdir(directory):
+            raise CredentialDBError(
+                f"there is no directory {directory} for the backup: make it first"
+            )
         own = [os.path.realpath(self._database) + ending for ending in SIDECARS]
         if os.path.realpath(self.path) in own:
             raise CredentialDBError(
