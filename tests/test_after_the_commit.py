@@ -213,6 +213,7 @@ WAYS: dict[str, tuple[Callable[[Vault], Any], object]] = {
     "stride", [23, pytest.param(1, marks=[pytest.mark.long, on_demand])], ids=["some", "all"]
 )
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator
 def test_an_alarm_at_any_line_after_the_commit_is_not_said_to_have_undone_it(
     plain_vault: Vault, way: str, stride: int
 ) -> None:
