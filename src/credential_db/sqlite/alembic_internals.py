@@ -60,10 +60,12 @@ def pinned() -> Iterator[None]:
     Raises:
         CommandError: Alembic's one is another's by now: what this command is for cannot be told.
     """
-    environment = _current()
     objects = (frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None))
     script = next(found for found in objects if isinstance(found, ScriptDirectory))
-    if getattr(environment, "script", None) is not script:
+    # Either may be missing, or left over from a command that was interrupted.
+    environments = (_environment.get(None), getattr(alembic_context, "_proxy", None))
+    environment = next((e for e in environments if getattr(e, "script", None) is script), None)
+    if environment is None:
         raise CommandError(
             "another thread of this program runs a command of Alembic's at the same time, which "
             "Alembic is not made for: nothing was done; call credential_db.upgrade() instead, or "
