@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from contextvars import copy_context
 from itertools import repeat
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
@@ -450,7 +451,9 @@ class SignalAt:
                 sys.setprofile(self._wait_for_commit)
             else:
                 sys.settrace(self._trace)
-            return function()
+            # What the error cuts off may leave a variable of the context as it is, or an exception
+            # that is being handled: both end with this copy, and with this generator.
+            return copy_context().run(next, (function() for _ in range(1)))
         except BaseException as error:
             return error
         finally:
