@@ -128,11 +128,12 @@ class _Rows:
         """What the row is to hold is given next; or say what is wrong with it."""
         self._taken.clear()
         try:
-            self._connection.execute(self._take, (row,)).fetchall()
+            found = self._connection.execute(self._take, (row,)).fetchall()
         except driver(self._connection).Error:
             if not self._is_not_utf8(row):
                 raise
             return "holds text that is not UTF-8"
+        self._refuse_other_than_one(row, len(found))
         cells = dict(zip(self._names, self._taken, strict=True))
         try:
             for number, each in enumerate(self._conversions):
@@ -150,12 +151,15 @@ class _Rows:
             if not self._connection.in_transaction:
                 raise
             return refused
+        self._refuse_other_than_one(row, count)
+        return None
+
+    def _refuse_other_than_one(self, row: int, count: int) -> None:
         if count != 1:
             refuse_damage(self._connection)
             raise CredentialDBError(
-                f"row {row} of {self._table} was written {count} times: nothing was changed"
+                f"row {row} of {self._table} was found {count} times: nothing was changed"
             )
-        return None
 
     def _is_not_utf8(self, row: int) -> bool:
         (cells,) = self._connection.execute(f"{self._cells} WHERE rowid = ?", (row,)).fetchall()
