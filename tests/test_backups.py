@@ -199,7 +199,10 @@ PLACES: dict[str, tuple[Callable[[Vault], Path], str]] = {
     "a directory": (lambda vault: directory(vault.path.parent / "there"), "exists already"),
     "a FIFO": (lambda vault: fifo(vault.path.parent / "fifo"), "exists already"),
     "a device": (lambda _: Path("/dev/null"), "exists already"),
-    "no directory": (lambda vault: vault.path.parent / "no" / "b.db", "there is no directory"),
+    "no directory": (
+        lambda vault: vault.path.parent / "no" / "b.db",
+        "no directory for the backup",
+    ),
     "below a file": (lambda vault: vault.path / "b.db", "Not a directory"),
     "too long a name": (lambda vault: vault.path.parent / ("b" * 256), "name too long"),
 }

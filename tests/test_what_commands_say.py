@@ -109,7 +109,7 @@ def test_only_an_upgrade_makes_a_file(say: Callable[..., Said], command: list[st
 def test_a_backup_needs_its_directory(say: Callable[..., Said]) -> None:
     Vault(Path("vault.db")).create(1)
     status, said = say("-x", "db=vault.db", "-x", "backup=new/copy.db", "upgrade", "head")
-    assert (status, "there is no directory new for the backup" in said) == (1, True)
+    assert (status, "there is no directory for the backup new" in said) == (1, True)
     assert os.listdir() == ["vault.db"]
 
 

@@ -115,10 +115,9 @@ class Backup:
                 raise CredentialDBError(
                     f"the backup {self.path}{ending} exists already: name a new file"
                 )
-        directory = os.path.dirname(self.path)
-        if directory and not os.path.isdir(directory):
+        if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
             raise CredentialDBError(
-                f"there is no directory {directory} for the backup: make it first"
+                f"there is no directory for the backup {self.path}: make it first"
             )
         own = [os.path.realpath(self._database) + ending for ending in SIDECARS]
         if os.path.realpath(self.path) in own:
