@@ -427,6 +427,59 @@ def test_what_nobody_can_tell_is_refused(tmp_path: Path, name: str) -> None:
     assert project.changed() == {"src/credential_db/schema.py"}
 
 
+def test_three_steps_to_a_column_that_is_computed_in_python(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit((DATA, f'{DATA}    Column("label", Text),\n'))
+    project.bump()
+    assert project.run(("revision", {"message": "fill label"}))
+    fill = project.versions / "v4.py"
+    code = fill.read_text().replace(
+        'revision = "v4"',
+        "from credential_db.sqlite.revising import BadRow, Conversion, convert_rows\n\n\n"
+        "def label_of(provider: str) -> str:\n"
+        "    if provider == 'bad':\n        raise BadRow('has no such provider')\n"
+        '    return provider.upper()\n\n\nrevision = "v4"',
+    )
+    body = 'convert_rows("credentials", label=Conversion(label_of, ("provider",)))'
+    fill.write_text(code.replace("    pass", f"    {body}", 1))
+    assert "exit status 0" in project.run(("record", {}))[0]
+    project.edit(('Column("label", Text)', 'Column("label", Text, nullable=False)'))
+    project.bump()
+    assert COPY.removeprefix("op.") in (project.versions / "v5.py").read_text()
+
+    vault = Vault(tmp_path / "vault.db").create(0, content=keys(2))
+    vault.execute("INSERT INTO credentials VALUES ('a', 'bad', 'b'), ('b', 'bad', 'c')")
+    before, db = vault.files(), {"db": vault.path}
+    (printed,) = project.run(("upgrade", {"revision": "head", **db}))
+    assert "row 3 has no such provider; row 4 has no such provider" in printed
+    assert vault.files() == before
+    vault.execute("DELETE FROM credentials WHERE provider = 'bad'")
+    printed = project.run(("upgrade", {"revision": "head", **db}), ("check", dict(db)))[-1]
+    assert "No new upgrade operations detected" in printed
+    labels = vault.query("SELECT provider, label FROM credentials")
+    assert sorted(labels) == [("github", "GITHUB"), ("line\nbreak", "LINE\nBREAK")]
+
+
+def test_a_revision_may_be_generated_anew(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["an index"].edits)
+    project.bump()
+    project.new_revision.unlink()
+    project.edit(*BUMPS["a renamed column"].edits)
+    upgrade = generated(project, project.bump())
+    assert "ix_credentials_data" in upgrade
+    assert 'new_column_name="label"' in upgrade
+
+
+def test_a_revision_that_is_not_on_record_is_not_overwritten(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.write("pass  # hours of work")
+    for autogenerate in (True, False):
+        (printed,) = project.run(("revision", {"message": "x", "autogenerate": autogenerate}))
+        assert "FAILED: the newest revision is v3 and the record says v2: run python" in printed
+        assert "hours of work" in project.new_revision.read_text()
+
+
 def test_another_bump_on_top(tmp_path: Path) -> None:
     """Whatever the first has left: a computed column, in a table that the second has to copy."""
     project = Project(tmp_path / "project")

@@ -262,6 +262,12 @@ def test_rows_are_refused(project: Project) -> None:
     assert project.changed() == {"alembic/versions/v3.py"}
 
 
+def test_a_revision_that_fails_is_named(project: Project) -> None:
+    project.write("op.execute('ALTER TABLE credentials ADD COLUMN data TEXT')")
+    printed = record(project)
+    assert "FAILED: revision v3 fails on an empty file: duplicate column name: data" in printed
+
+
 def test_a_number_that_is_left_out_is_refused(project: Project) -> None:
     project.write("pass")
     code = project.new_revision.read_text().replace('revision = "v3"', 'revision = "v4"', 1)

@@ -29,6 +29,7 @@ except (ImportError, SyntaxError):  # gone, or with a conflict in it: it is to b
 from alembic.config import Config  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from credential_db.schema import metadata  # noqa: E402
 from credential_db.sqlite.alembic_internals import operating  # noqa: E402
@@ -130,7 +131,11 @@ def replay() -> Iterator[Shape]:
                     raise Refusal(
                         f"revision {revision.revision} stands where v{version} was expected"
                     )
-                revision.module.upgrade()
+                try:
+                    revision.module.upgrade()
+                except SQLAlchemyError as error:
+                    reason = getattr(error, "orig", error)
+                    raise Refusal(f"revision v{version} fails on an empty file: {reason}") from None
                 shape = shape_of(connection)
                 for table in shape.columns:
                     if connection.exec_driver_sql(f'SELECT 1 FROM "{table}" LIMIT 1').fetchone():

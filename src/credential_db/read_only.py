@@ -8,7 +8,7 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from credential_db import records, shim
+from credential_db import records, scripts, shim
 from credential_db.head import SCHEMA_VERSION
 from credential_db.options import Options
 from credential_db.remedies import run_on
@@ -18,7 +18,7 @@ from credential_db.sqlite.alembic_internals import command_name, context, refuse
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.files import exists
 from credential_db.sqlite.lending import plain_rows
-from credential_db.sqlite.stamps import revision_of
+from credential_db.sqlite.stamps import revision_of, version_of
 from credential_db.sqlite.transaction import read_transaction
 
 logger = logging.getLogger("credential_db")
@@ -43,7 +43,7 @@ def read(options: Options) -> None:
         if found.version == SCHEMA_VERSION and not found.missing:
             tables = shim.records_of_tables(found.shape, SCHEMA_VERSION)
             lost = adoption.differences(found.shape, tables)
-    with _head() as head:
+    with _recorded(SCHEMA_VERSION) as head:
         _run(found.version, **autogenerate.options(metadata, head, ""))
     if found.missing:
         raise CommandError("Target database is not up to date.")
@@ -58,28 +58,30 @@ def write_revision() -> None:
     """Write the next revision: the metadata, compared with the record of the head.
 
     Raises:
-        CommandError: It would branch.
+        CommandError: It would branch, or the newest one is not on record.
     """
     if command_name() == "merge":
         raise CommandError(
             "revisions are one line, v0, v1, v2 and so on, so there is nothing to merge: of two "
             "with the same number, the one that is not released yet takes the next"
         )
-    refuse_branch(revision_of(SCHEMA_VERSION))
-    with _head() as head:
-        following = revision_of(SCHEMA_VERSION + 1)
-        _run(SCHEMA_VERSION, **autogenerate.options(metadata, head, following))
+    newest = version_of(str(context.script.get_current_head())) or 0
+    if newest > SCHEMA_VERSION:
+        scripts.refuse_unrecorded(context.script)
+    refuse_branch(revision_of(newest))
+    with _recorded(newest) as head:  # the one before that on record, where it is to be made anew
+        _run(newest, **autogenerate.options(metadata, head, revision_of(newest + 1)))
 
 
 @contextlib.contextmanager
-def _head() -> Iterator[Connection]:
-    """A database in memory that is just what the record of the head says."""
+def _recorded(version: int) -> Iterator[Connection]:
+    """A database in memory that is just what the record of a version says."""
     # Alembic says of SQLite what is not so of this comparison.
     logger = logging.getLogger("alembic.runtime.migration")
     before, logger.disabled = logger.disabled, True
     try:
-        with alterations.database_in_memory(records.script(SCHEMA_VERSION)) as head:
-            yield head
+        with alterations.database_in_memory(records.script(version)) as database:
+            yield database
     finally:
         logger.disabled = before
 

@@ -96,7 +96,7 @@ def has_column(table: str, column: str) -> bool:
 def convert_rows(
     table: str,
     *,
-    error: Callable[[list[tuple[int, str]]], Exception],
+    error: Callable[[list[tuple[int, str]]], Exception] | None = None,
     key: str = "rowid",
     double: Double | None = None,
     called: str = "",
@@ -109,7 +109,7 @@ def convert_rows(
     Args:
         table: Whose rows.
         error: Makes the error that is raised of all bad rows, each with its id and the reason that
-            its ``BadRow`` gave.
+            its ``BadRow`` gave; a ``CredentialDBError`` where there is nothing else to make.
         key: The column by which people know a row.
         double: Where a written column but the first is UNIQUE: what it is made of.
         called: What to call the rows where it is said what was done.
@@ -127,8 +127,22 @@ def convert_rows(
             "do: run this range without --sql"
         )
     connection, called = _driver_connection(), called or f"rows of {table}"
+
+    def bad_rows(problems: list[tuple[int, str]]) -> CredentialDBError:
+        rows = "; ".join(f"row {row} {reason}" for row, reason in problems)
+        return CredentialDBError(
+            f"{len(problems)} {called} cannot be converted: {rows}. Nothing was changed; repair or "
+            "delete these rows and run again"
+        )
+
     total = row_conversion.convert_rows(
-        connection, table, conversions, error=error, key=key, double=double, called=called
+        connection,
+        table,
+        conversions,
+        error=error or bad_rows,
+        key=key,
+        double=double,
+        called=called,
     )
     scrub.mark(connection, [table])
     if total:
