@@ -409,6 +409,10 @@ REFUSED_EDITS: dict[str, tuple[Edits, Sequence[str]]] = {
         [(SUBJECT, SUBJECT.replace("subject", "label") + AREA)],
         ["FAILED: table proxy_tokens loses subject and gets label, area", "for each rename"],
     ),
+    "a table without rowids": (
+        [("    sqlite_autoincrement=True,\n", "    sqlite_with_rowid=False,\n")],
+        ["FAILED: ssh_keys: WITHOUT ROWID: rows are copied and converted by rowid"],
+    ),
     "a table in other capitals": (
         [('"proxy_tokens"', '"Proxy_Tokens"')],
         ["FAILED: to SQLite, table proxy_tokens is the same in capitals: leave its name"],

@@ -133,7 +133,7 @@ def replay() -> Iterator[Shape]:
                     )
                 try:
                     revision.module.upgrade()
-                except SQLAlchemyError as error:
+                except (SQLAlchemyError, sqlite3.Error) as error:
                     reason = getattr(error, "orig", error)
                     raise Refusal(f"revision v{version} fails on an empty file: {reason}") from None
                 shape = shape_of(connection)

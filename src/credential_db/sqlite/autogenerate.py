@@ -101,6 +101,9 @@ def _both_ways(
 ) -> tuple[list[ops.MigrateOperation], list[ops.MigrateOperation]]:
     """The steps from the head to the metadata, and back."""
     model = shape_of_metadata(metadata)
+    for line in model.definition:
+        if line.endswith(": WITHOUT ROWID"):
+            raise CommandError(f"{line}: rows are copied and converted by rowid; leave that out")
     renamed = _renamed_tables(model, shape_of(head))
     for old, new in renamed:
         head.exec_driver_sql(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(new)}")
