@@ -126,6 +126,7 @@ def done_at_once(
                 create_head(connection)
                 return Upgrade(None, SCHEMA_VERSION)
     if not repair and is_current(connection):
+        target.before = SCHEMA_VERSION
         return Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
     return None
 
