@@ -276,6 +276,16 @@ def test_a_number_that_is_left_out_is_refused(project: Project) -> None:
     assert "FAILED: revision v4 stands where v3 was expected" in record(project)
 
 
+def test_a_file_that_was_only_renamed_is_refused(project: Project) -> None:
+    """Alembic keeps one of two revisions of the same number, and drops the other."""
+    project.write("pass")
+    shutil.copy(project.new_revision, project.versions / "v4.py")
+    said = "FAILED: v4.py says that it is another revision: set revision = 'v4' in it"
+    assert said in record(project)
+    for printed in project.run(("upgrade", {"revision": "head"}), ("revision", {"message": "x"})):
+        assert said in printed
+
+
 def test_a_revision_without_its_record_is_refused(project: Project) -> None:
     """Such as one that came by a merge, or was taken away."""
     project.write("pass")

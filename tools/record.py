@@ -29,9 +29,11 @@ except (ImportError, SyntaxError):  # gone, or with a conflict in it: it is to b
 from alembic.config import Config  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
+from alembic.util import CommandError  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from credential_db.schema import metadata  # noqa: E402
+from credential_db.scripts import refuse_disorder  # noqa: E402
 from credential_db.sqlite.alembic_internals import operating  # noqa: E402
 from credential_db.sqlite.alterations import (  # noqa: E402
     database_in_memory,
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         texts = records()
-    except Refusal as error:
+    except (Refusal, CommandError) as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
     outdated = [path for path, text in texts.items() if written(path) != text]
@@ -123,14 +125,11 @@ def records() -> dict[Path, str]:
 def replay() -> Iterator[Shape]:
     """The shape of each version."""
     scripts = ScriptDirectory.from_config(Config(ROOT / "alembic.ini"))
+    refuse_disorder(scripts)
     with database_in_memory() as connection:
         migration = MigrationContext.configure(connection, opts={"transactional_ddl": True})
         with operating(migration):
             for version, revision in enumerate(reversed(list(scripts.walk_revisions()))):
-                if revision.revision != f"v{version}":
-                    raise Refusal(
-                        f"revision {revision.revision} stands where v{version} was expected"
-                    )
                 try:
                     revision.module.upgrade()
                 except (SQLAlchemyError, sqlite3.Error) as error:

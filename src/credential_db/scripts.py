@@ -54,11 +54,18 @@ def refuse_disorder(script: ScriptDirectory) -> None:
                 f"rename the file to {following}.py, and run python tools/record.py. A development "
                 f"file that has seen either of them is to be made anew"
             )
-    for version, step in enumerate(reversed(list(script.walk_revisions()))):
-        if version_of(step.revision) != version:
+    found = [step.revision for step in reversed(list(script.walk_revisions()))]
+    for version, revision in enumerate(found):
+        if version_of(revision) != version:
             raise CommandError(
-                f"revision {step.revision} stands where {revision_of(version)} was expected: "
+                f"revision {revision} stands where {revision_of(version)} was expected: "
                 "revisions are numbered in order, by 'alembic revision'"
+            )
+    for revision, names in files.items():
+        if revision not in found:
+            raise CommandError(
+                f"{names[0]} says that it is another revision: set revision = '{revision}' in it, "
+                "and the one before it as down_revision, then run python tools/record.py"
             )
 
 
