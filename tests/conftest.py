@@ -20,6 +20,16 @@ PASSPHRASE = f"x'{'5eed' * 16}'"
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(autouse=True)
+def no_lock_of_logging_stays_taken() -> Iterator[None]:
+    """A signal may come between the taking of a lock and its release: then all threads wait."""
+    yield
+    handlers: Any = logging._handlerList  # type: ignore[attr-defined]  # pytest's own, too
+    for handler in (reference() for reference in handlers):
+        while handler is not None and handler.lock is not None and handler.lock._is_owned():
+            handler.lock.release()
+
+
 @pytest.fixture(params=[None, PASSPHRASE], ids=["plain", "encrypted"])
 def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     """A file that is still to be written, once plain and once encrypted."""
