@@ -5,6 +5,7 @@ hits the upgrade, not the interpreter's start.
 """
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -446,6 +447,7 @@ class SignalAt:
     def outcome_of(self, function: Callable[[], Any]) -> Any:
         """What a function returns or raises, attacked."""
         before = signal.signal(signal.SIGALRM, self._raise)
+        gc.disable()  # which may warn of an unclosed connection, and the attack meet the warning
         try:
             if self._after_commit:
                 sys.setprofile(self._wait_for_commit)
@@ -459,6 +461,7 @@ class SignalAt:
         finally:
             sys.setprofile(None)
             sys.settrace(None)
+            gc.enable()
             signal.signal(signal.SIGALRM, before)
 
     def _raise(self, *_: object) -> None:
