@@ -24,7 +24,6 @@ def at_shell(run: Callable[[], None]) -> None:
         logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
     if sys.stderr.isatty() and not getattr(config.cmd_opts, "quiet", False):
         progress.terminal = sys.stderr
-    file = ""
     try:
         return run()
     except (CommandError, CredentialDBError, KeyboardInterrupt) as error:
