@@ -6,9 +6,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +166,12 @@ def test_a_vault_in_the_middle_of_a_hosts_migrations(
     assert_complete(plain_vault)
 
 
-def test_a_host_migrates_in_the_middle_of_a_vaults_upgrade(plain_vault: Vault, host: Host) -> None:
-    plain_vault.create(content=keys(2))
+@contextmanager
+def host_migrating_at_the_rename(vault: Vault, host: Host) -> Iterator[Watched]:
+    """A connection to a new vault of version 0, in the middle of whose upgrade the host has its."""
     ran: list[str] = []
-    with closing(sqlite3.connect(plain_vault.path, factory=Watched)) as connection:
+    vault.create(content=keys(2))
+    with closing(sqlite3.connect(vault.path, factory=Watched)) as connection:
 
         def before(statement: str) -> None:
             if "RENAME" in statement and not ran:
@@ -177,8 +179,13 @@ def test_a_host_migrates_in_the_middle_of_a_vaults_upgrade(plain_vault: Vault, h
                 in_a_thread(host.upgrade)
 
         connection.before = before
-        assert credential_db.upgrade(connection) == (0, HEAD)
+        yield connection
     assert ran, "adapt this test: an upgrade from version 0 renames no column any more"
+
+
+def test_a_host_migrates_in_the_middle_of_a_vaults_upgrade(plain_vault: Vault, host: Host) -> None:
+    with host_migrating_at_the_rename(plain_vault, host) as connection:
+        assert credential_db.upgrade(connection) == (0, HEAD)
     host.assert_complete()
     assert_complete(plain_vault)
 
@@ -245,21 +252,11 @@ def test_a_command_never_takes_another_for_itself(
 def test_a_command_goes_on_where_another_thread_takes_alembics_names(
     plain_vault: Vault, host: Host
 ) -> None:
-    plain_vault.create(content=keys(2))
-    ran: list[str] = []
-    with closing(sqlite3.connect(plain_vault.path, factory=Watched)) as connection:
-
-        def before(statement: str) -> None:
-            if "RENAME" in statement and not ran:
-                ran.append(statement)
-                in_a_thread(host.upgrade)
-
-        connection.before = before
+    with host_migrating_at_the_rename(plain_vault, host) as connection:
         config = scripts.config()
         config.attributes["connection"] = connection
         with pytest.raises(KeyError):  # of Alembic's, which is done by then
             command.upgrade(config, "head")
-    assert ran
     host.assert_complete()
     assert_complete(plain_vault)
 

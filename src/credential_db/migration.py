@@ -15,7 +15,13 @@ from credential_db.options import Options
 from credential_db.scripts import HEAD
 from credential_db.sql_script import number_follows_stamp
 from credential_db.sqlite import adoption, scrub
-from credential_db.sqlite.alembic_internals import command_name, context, is_purge, operating
+from credential_db.sqlite.alembic_internals import (
+    command_name,
+    context,
+    go_by,
+    is_purge,
+    operating,
+)
 from credential_db.sqlite.backup import Backup
 from credential_db.sqlite.driver import DBAPIConnection, main_file
 from credential_db.sqlite.engine import sqlalchemy_connection
@@ -161,7 +167,7 @@ class Migration:
             )
             migration = context.get_context()
             # Past the converters of the connection's owner, who may have one for VARCHAR.
-            migration.get_current_heads = self._heads  # type: ignore[method-assign]
+            go_by(migration, self._heads)
             with operating(migration):
                 migration.run_migrations()
             self._converted = migration.opts.get("converted", ())
