@@ -35,10 +35,10 @@ def connections_may_stay_open() -> Iterator[None]:
 def no_lock_of_logging_stays_taken() -> Iterator[None]:
     """A signal may come between the taking of a lock and its release: then all threads wait."""
     yield
-    handlers: Any = logging._handlerList  # type: ignore[attr-defined]  # pytest's own, too
-    for handler in (reference() for reference in handlers):
-        while handler is not None and handler.lock is not None and handler.lock._is_owned():
-            handler.lock.release()
+    for handler in logging.getLogger().handlers:  # pytest's own
+        lock: Any = handler.lock
+        while lock is not None and lock._is_owned():
+            lock.release()
 
 
 @pytest.fixture(params=[None, PASSPHRASE], ids=["plain", "encrypted"])
