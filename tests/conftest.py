@@ -1,11 +1,9 @@
 """Fixtures that every test file may use."""
 
-import gc
 import logging
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,6 @@ from vaults import Vault
 PASSPHRASE = f"x'{'5eed' * 16}'"
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def connections_may_stay_open() -> Iterator[None]:
-    """For a test that keeps a connection from being closed, of which Python 3.13 warns later."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(autouse=True)

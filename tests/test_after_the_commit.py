@@ -214,7 +214,6 @@ WAYS: dict[str, tuple[Callable[[Vault], Any], object]] = {
 )
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator
-@pytest.mark.usefixtures("connections_may_stay_open")
 def test_an_alarm_at_any_line_after_the_commit_is_not_said_to_have_undone_it(
     plain_vault: Vault, way: str, stride: int
 ) -> None:

@@ -98,7 +98,6 @@ def test_of_two_databases_with_one_backup_path_one_gets_it(tmp_path: Path, _: in
 # Whatever interrupts it
 
 
-@pytest.mark.usefixtures("connections_may_stay_open")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of such a one
 def test_an_interrupt_at_any_line_of_the_backup_leaves_nothing_of_it(plain_vault: Vault) -> None:
     """Else the next run would say that the backup exists already."""

@@ -248,7 +248,6 @@ class HostError(Exception):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, HostError])
-@pytest.mark.usefixtures("connections_may_stay_open")
 def test_an_interrupt_at_any_setting_leaves_none_behind(
     plain_vault: Vault, error: type[BaseException]
 ) -> None:
@@ -546,7 +545,6 @@ def test_what_the_host_listens_to_on_all_engines_is_no_obstacle(plain_vault: Vau
 
 
 @pytest.mark.parametrize("name", ["checkin", "close"])
-@pytest.mark.usefixtures("connections_may_stay_open")
 def test_a_listener_that_fails_after_the_commit_undoes_nothing(
     plain_vault: Vault, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

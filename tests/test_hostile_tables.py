@@ -715,7 +715,6 @@ def alarm(*_: object) -> None:
 
 # One that rings in a callback of the garbage collector is nobody's to catch.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("connections_may_stay_open")
 def test_an_alarm_of_the_host_is_never_called_a_corrupt_key(plain_vault: Vault) -> None:
     skip_under_coverage()
     plain_vault.create(content=[ed25519_key(number) for number in range(150)])

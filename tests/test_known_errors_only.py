@@ -130,7 +130,6 @@ def test_an_interrupt_at_any_statement_shows_nothing(
     assert plain_vault.stamps() in ((None, 0), STAMPS)
 
 
-@pytest.mark.usefixtures("connections_may_stay_open")
 def test_an_interrupt_at_any_call_of_a_conversion_stays_one(plain_vault: Vault) -> None:
     """Sqlite3 swallows what is raised as SQLite calls a function of Python's."""
     skip_under_coverage()

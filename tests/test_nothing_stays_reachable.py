@@ -106,6 +106,31 @@ def test_no_passphrase_stays_after_a_command(
     assert getattr(context, "_proxy", None) is None
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python says so since 3.13")
+@pytest.mark.filterwarnings("error:unclosed database:ResourceWarning")
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_connection_is_closed(
+    plain_vault: Vault, outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(plain_vault, outcome)
+    gc.collect()
+    unclosed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: unclosed.append(found.exc_value))
+    errors = [
+        refused(
+            lambda: credential_db.upgrade(
+                plain_vault.path, dry_run=outcome == "dry run", backup=tmp_path / "backup.db"
+            )
+        ),
+        refused(lambda: credential_db.status(plain_vault.path)),
+        refused(lambda: credential_db.status(tmp_path / "missing.db")),
+        refused(lambda: credential_db.upgrade(tmp_path)),
+    ]
+    assert [error is not None for error in errors] == [outcome == "refused", False, False, True]
+    gc.collect()
+    assert not unclosed
+
+
 def engine_of(connection: Any) -> sqlalchemy.Engine:
     return sqlalchemy.create_engine(
         "sqlite://",
