@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,10 @@ from vaults import Vault
 # A raw key, in SQLCipher's own spelling: deriving one from a passphrase costs 0.1 s at each open.
 # Passphrases in words are tested in test_promise_9_encrypted_files.py.
 PASSPHRASE = f"x'{'5eed' * 16}'"
+
+# A job in the background ignores Ctrl-C, and hands that down to every process of the tests.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
