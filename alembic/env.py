@@ -4,7 +4,7 @@ from credential_db import scripts
 from credential_db.at_shell import at_shell
 from credential_db.current import done_at_once
 from credential_db.migration import Migration, goes_to_head, may_create
-from credential_db.options import Options, ask_for_passphrase, options_of
+from credential_db.options import Options, options_of
 from credential_db.read_only import read, write_revision
 from credential_db.sql_script import write_script
 from credential_db.sqlite.alembic_internals import command_name, context, failure_of_command, pinned
@@ -39,10 +39,13 @@ def run() -> None:
         return write_script()
     target = None
     try:
-        options = options_of(config, context.get_x_argument(as_dictionary=True))
+        options = options_of(
+            config.attributes,
+            context.get_x_argument(as_dictionary=True),
+            config.get_main_option("sqlalchemy.url"),
+            ask=config.cmd_opts is not None,
+        )
         target = options.target
-        if config.cmd_opts is not None:
-            ask_for_passphrase(target)
         writes = command_name() in ("upgrade", "downgrade", "stamp", "ensure_version", "change")
         return change(options) if writes else read(options)
     except BaseException as error:

@@ -13,7 +13,7 @@ import pytest
 
 import credential_db
 from conftest import PASSPHRASE
-from credential_db import SCHEMA_VERSION, passphrase_sources
+from credential_db import SCHEMA_VERSION, command_line, passphrase_sources
 from credential_db.command_line import DEFAULT_DATABASE, main
 from credential_db.sqlite.cipher import Passphrase
 from vaults import Vault
@@ -148,8 +148,8 @@ FAILURES: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "bad cipher settings": ("db=a.db", {"CREDENTIAL_DB_CIPHER_SETTINGS": "x"}, "whole numbers"),
     "a URL of another kind": ("db=mysql://u:secret@h/d", {}, "mysql URL"),
-    "an empty name": ("db=", {}, "status takes -x db=PATH_OR_URL"),
-    "no name": ("db", {}, "status takes -x db=PATH_OR_URL"),
+    "an empty name": ("db=", {}, "-x db= is empty"),
+    "no name": ("db", {}, "-x db= is empty"),
     "another -x": ("backup=b.db", {}, "status takes -x db=PATH_OR_URL"),
 }
 
@@ -184,7 +184,7 @@ def test_any_kind_of_failure_is_1(
     def fail(*_: object, **__: object) -> None:
         raise kind("in\ntwo lines")
 
-    monkeypatch.setattr(credential_db, "status", fail)
+    monkeypatch.setattr(command_line, "status_of_target", fail)
     assert shell("status") == (1, "", "FAILED: in two lines\n")
 
 
@@ -240,7 +240,19 @@ class TestPrompt:
     ) -> None:
         vault = Vault(tmp_path / DEFAULT_DATABASE, PASSPHRASE).create(0)
         assert ": legacy " in shell("status", environment=environment).out
-        assert asked == [str(vault.path)]
+        assert shell("upgrade", "head", environment=environment).exit_status == 0
+        assert ": current " in shell("status", environment=environment).out
+        assert asked == [vault.path.name] * 3
+
+    def test_a_new_file_with_cipher_settings_is_encrypted(
+        self, shell: Shell, asked: list[str]
+    ) -> None:
+        settings = {"CREDENTIAL_DB_CIPHER_SETTINGS": "kdf_iter=9"}
+        assert shell("upgrade", "head", environment=settings).exit_status == 0
+        assert asked == [DEFAULT_DATABASE]
+        passphrase = {"CREDENTIAL_DB_PASSPHRASE": PASSPHRASE}
+        assert shell("status", environment={**settings, **passphrase}).exit_status == 0
+        assert shell("status", environment={"CREDENTIAL_DB_PASSPHRASE": "wrong"}).exit_status == 1
 
     def test_not_where_a_variable_gives_one(
         self, tmp_path: Path, shell: Shell, asked: list[str]

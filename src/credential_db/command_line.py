@@ -5,7 +5,6 @@
 
 import json
 import os
-import re
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import credential_db
-from credential_db import SCHEMA_VERSION, CredentialDBError, Status, passphrase_sources
+from credential_db import SCHEMA_VERSION, CredentialDBError, Status
+from credential_db.interface import status_of_target
+from credential_db.options import X_ARGUMENTS, options_of
 from credential_db.remedies import EXIT_STATUSES, end, run_on, with_remedy
-from credential_db.sqlite.opening import TIMEOUT
-from credential_db.sqlite.target import Target
+from credential_db.sqlite.target import failure_of
 
 DEFAULT_DATABASE = "credentials.db"  # as alembic.ini says
 
@@ -112,61 +112,36 @@ def _run(options: Namespace, words: Sequence[str]) -> int:
 
 
 def _status(options: Namespace) -> int:
-    path = ""
+    attributes: dict[Any, Any] = {}
+    target = None
     try:
-        if not all(re.match(r"db=.|timeout=\d+\.?\d*$", argument) for argument in options.x):
+        x_arguments = dict(argument.partition("=")[::2] for argument in options.x)
+        if not x_arguments.keys() <= {"db", "timeout"}:
             raise CredentialDBError("status takes -x db=PATH_OR_URL and -x timeout=SECONDS alone")
-        path = os.path.abspath(_file(options))
-        found = _status_with_passphrase(
-            path, [float(x[8:]) for x in options.x if x.startswith("timeout=")]
-        )
-    except CredentialDBError as error:
-        found = Status("error", None, SCHEMA_VERSION, str(error))
+        target = options_of(attributes, x_arguments, DEFAULT_DATABASE, ask=True).target
+        found = status_of_target(target)
+        if found.state == "empty" and not os.path.exists(target.path):
+            found = found._replace(detail="the file does not exist")
+    except Exception as error:
+        failure = failure_of(error, target, None)
+        found = Status("error", None, SCHEMA_VERSION, str(failure))
+    path = os.path.abspath(attributes["database"]) if "database" in attributes else None
     if options.json:
-        sys.stdout.write(json.dumps({"path": path or None, **found._asdict()}) + "\n")
+        sys.stdout.write(json.dumps({"path": path, **found._asdict()}) + "\n")
     if found.state == "error":
         raise CredentialDBError(found.detail)
     if not options.json:
         version = "none" if found.version is None else f"v{found.version}"
         text = f"{path}: {found.state} (version {version}, head v{found.head})\n{found.detail}"
         if found.state not in _OF_STATE:
-            text += f"; run: {run_on(path)} upgrade head"
+            text += f"; run: {run_on(str(path))} upgrade head"
         sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     return _OF_STATE.get(found.state, 3)
-
-
-def _status_with_passphrase(path: str, timeouts: Sequence[float]) -> Status:
-    settings = passphrase_sources.cipher_settings()
-    passphrase: Any = passphrase_sources.of_environment()  # one that does not show itself
-    while True:
-        try:
-            found = credential_db.status(
-                path,
-                passphrase=passphrase,
-                cipher_settings=settings if passphrase else None,
-                timeout=[TIMEOUT, *timeouts][-1],
-            )
-        except credential_db.NotADatabase:
-            asked = None if passphrase else passphrase_sources.of_terminal(path)
-            if not asked:
-                raise
-            passphrase = asked
-        else:
-            missing = found.state == "empty" and not os.path.exists(path)
-            return found._replace(detail="the file does not exist") if missing else found
-
-
-def _file(options: Namespace) -> str:
-    """The database that ``-x db=``, ``CREDENTIAL_DB`` or alembic.ini names."""
-    named = [argument[3:] for argument in options.x if argument.startswith("db=")]
-    return Target((named or [os.environ.get("CREDENTIAL_DB", DEFAULT_DATABASE)])[-1]).path
 
 
 def _add_alembic(parser: ArgumentParser, commands: Any, names: Iterable[str]) -> None:
     from alembic import command
     from alembic.config import CommandLine
-
-    from credential_db.options import X_ARGUMENTS
 
     alembic = CommandLine()
     alembic.subparsers = commands

@@ -173,16 +173,21 @@ def status(
     opened = None
     try:
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
-        with (
-            opened.opened(writing=False) as connection,
-            plain_rows(connection),
-            read_transaction(connection),
-        ):
-            return _status_of(connection)
+        return status_of_target(opened)
     except BaseException as error:
         failure = failure_of(error, opened, target)
     del target, passphrase, opened
     raise failure
+
+
+def status_of_target(target: Target) -> Status:
+    """Do what ``status`` does, with errors as they come."""
+    with (
+        target.opened(writing=False) as connection,
+        plain_rows(connection),
+        read_transaction(connection),
+    ):
+        return _status_of(connection)
 
 
 def _status_of(connection: DBAPIConnection) -> Status:

@@ -9,13 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from alembic.config import Config
-
 from credential_db import passphrase_sources
 from credential_db.sqlite.backup import checked_backup_path
 from credential_db.sqlite.cipher import Cipher
 from credential_db.sqlite.errors import CredentialDBError, NotADatabase
-from credential_db.sqlite.files import exists
+from credential_db.sqlite.files import exists, file_of_name
 from credential_db.sqlite.opening import TIMEOUT, connect_to_read
 from credential_db.sqlite.target import Target
 
@@ -37,13 +35,21 @@ class Options(NamedTuple):
     repair: bool = False
 
 
-def options_of(config: Config, x_arguments: Mapping[str, str]) -> Options:
+def options_of(
+    attributes: dict[Any, Any], x_arguments: Mapping[str, str], default: str | None, *, ask: bool
+) -> Options:
     """Gather them.
+
+    Args:
+        attributes: Of Alembic's configuration. The file is noted in them, for a failure's message.
+        x_arguments: Names and values.
+        default: Names the database where nothing else does.
+        ask: Whether to ask for a missing passphrase, if somebody sits at a terminal.
 
     Raises:
         CredentialDBError: One of them makes no sense, or none names a database.
     """
-    given = config.attributes.get("options")
+    given = attributes.get("options")
     if given is not None:
         return given  # type: ignore[no-any-return]  # of the Python interface
     for name, value in x_arguments.items():
@@ -53,14 +59,12 @@ def options_of(config: Config, x_arguments: Mapping[str, str]) -> Options:
             raise CredentialDBError(f"this -x {said} is unknown: {'; '.join(X_ARGUMENTS.values())}")
         if not value:
             raise CredentialDBError(f"-x {name}= is empty: {X_ARGUMENTS[name]}")
-    backup = x_arguments.get("backup", config.attributes.get("backup"))
-    target = _target(config, x_arguments)
-    config.attributes["database"] = target.path  # for the message of a failure
+    backup = x_arguments.get("backup", attributes.get("backup"))
     return Options(
-        target,
+        _target(attributes, x_arguments, default, ask),
         None if backup is None else checked_backup_path(backup),
-        _switch(x_arguments, "dry-run", default=bool(config.attributes.get("dry_run"))),
-        _switch(x_arguments, "repair", default=bool(config.attributes.get("repair"))),
+        _switch(x_arguments, "dry-run", default=bool(attributes.get("dry_run"))),
+        _switch(x_arguments, "repair", default=bool(attributes.get("repair"))),
     )
 
 
@@ -71,30 +75,24 @@ def _switch(x_arguments: Mapping[str, str], name: str, *, default: bool) -> bool
     return value == "true"
 
 
-def _target(config: Config, x_arguments: Mapping[str, str]) -> Target:
-    attributes = config.attributes
+def _target(
+    attributes: dict[Any, Any], x_arguments: Mapping[str, str], default: str | None, ask: bool
+) -> Target:
     timeout = _timeout(x_arguments, attributes)
     passphrase, settings = attributes.get("passphrase"), attributes.get("cipher_settings")
     named = attributes.get("connection")
     if named is None:
-        named = x_arguments.get("db") or named_by_environment(
-            config.get_main_option("sqlalchemy.url")
-        )
+        named = x_arguments.get("db") or _named_by_environment(default)
+        attributes["database"] = path = file_of_name(named)
         passphrase = passphrase_sources.of_environment() if passphrase is None else passphrase
         settings = settings or passphrase_sources.cipher_settings()
+        if ask and passphrase is None and (settings or _is_encrypted(path, timeout)):
+            passphrase = passphrase_sources.of_terminal(path)
     return Target(named, cipher=Cipher.given(passphrase, settings), timeout=timeout)
 
 
-def named_by_environment(otherwise: str | None) -> str:
-    """The database that ``CREDENTIAL_DB`` names.
-
-    Args:
-        otherwise: What names it where the variable is not set.
-
-    Raises:
-        CredentialDBError: None is named, or the variable is set and empty.
-    """
-    named = os.environ.get("CREDENTIAL_DB", otherwise)
+def _named_by_environment(default: str | None) -> str:
+    named = os.environ.get("CREDENTIAL_DB", default)
     if not named:
         raise CredentialDBError(
             "no database is named: use -x db=PATH, the environment variable CREDENTIAL_DB, or "
@@ -103,23 +101,21 @@ def named_by_environment(otherwise: str | None) -> str:
     return named
 
 
-def _timeout(x_arguments: Mapping[str, str], attributes: Mapping[str, Any]) -> float:
+def _is_encrypted(path: str, timeout: float) -> bool:
+    """Or garbage: it cannot be read without a passphrase."""
+    target = Target(path, timeout=timeout)
+    try:
+        if exists(path):
+            connect_to_read(path, timeout=target.timeout).close()
+    except Exception as error:
+        return isinstance(target.clean(error), NotADatabase)
+    return False
+
+
+def _timeout(x_arguments: Mapping[str, str], attributes: Mapping[Any, Any]) -> float:
     try:
         return float(x_arguments.get("timeout", attributes.get("timeout", TIMEOUT)))
     except (OverflowError, TypeError, ValueError):
         no_number = True
     assert no_number
     raise CredentialDBError(f"{X_ARGUMENTS['timeout']}: it is a number")
-
-
-def ask_for_passphrase(target: Target) -> None:
-    """The last resort for an encrypted file, where somebody sits at a terminal."""
-    if target.cipher is not None or not target.path or not exists(target.path):
-        return
-    try:
-        connect_to_read(target.path, timeout=target.timeout).close()
-    except Exception as error:
-        if isinstance(target.clean(error), NotADatabase):
-            passphrase = passphrase_sources.of_terminal(target.path)
-            settings = passphrase_sources.cipher_settings()
-            target.cipher = Cipher.given(passphrase, settings)
