@@ -131,16 +131,11 @@ class Migration:
         path, target = self._options.backup, self._options.target
         if path is None or self._options.dry_run or found.version is None:
             return
-        if (
-            not found.stamped
-            or not found.agreed
-            or found.missing
-            or self._options.repair
-            or not goes_to_head()
-            or found.version != SCHEMA_VERSION
-        ):
-            self._backup = Backup(path, self._connection)
-            self._backup.take(target)
+        is_current = found.is_tidy and found.version == SCHEMA_VERSION
+        if is_current and goes_to_head() and not self._options.repair:
+            return
+        self._backup = Backup(path, self._connection)
+        self._backup.take(target)
 
     def _stamp(self, version: int) -> None:
         if self._adopted:

@@ -36,6 +36,11 @@ class Found(NamedTuple):
     missing: tuple[str, ...]
     shape: Shape
 
+    @property
+    def is_tidy(self) -> bool:
+        """Whether all of it is as the version says, but for definitions."""
+        return self.stamped and self.agreed and not self.missing
+
 
 def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
     """Tell which version a file is, without changing it.

@@ -4,7 +4,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
+from credential_db.sqlite.driver import DBAPIConnection, driver, error_name, main_file
 from credential_db.sqlite.errors import CredentialDBError, NotADatabase
 from credential_db.sqlite.failures import clean
 from credential_db.sqlite.files import PRIVATE_FILE, SIDECARS, expanded
@@ -131,7 +131,7 @@ def _copy(file: str, copy: str, path: str, module: Any, target: "Target") -> Non
     try:
         source = connect(file, module=module, cipher=cipher, timeout=target.timeout)
     except module.DatabaseError as error:
-        if cipher is not None or getattr(error, "sqlite_errorname", "") != "SQLITE_NOTADB":
+        if cipher is not None or error_name(error) != "SQLITE_NOTADB":
             raise
     if source is None:
         raise NotADatabase(

@@ -81,7 +81,17 @@ def is_drivers_own(error: BaseException) -> bool:
     return is_driver_error(error) and type(error).__module__.endswith(("sqlite3", "dbapi2"))
 
 
+def error_name(error: BaseException) -> str:
+    """SQLite's name of an error, empty for any other: https://www.sqlite.org/rescode.html."""
+    return str(getattr(error, "sqlite_errorname", ""))
+
+
 def is_locked(error: BaseException) -> bool:
-    """Whether another connection's lock is in the way: https://www.sqlite.org/rescode.html#busy."""
-    name = str(getattr(error, "sqlite_errorname", ""))
-    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    """Whether another connection's lock is in the way."""
+    return error_name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def size_in_bytes(connection: DBAPIConnection) -> int:
+    """Of the database, as this connection sees it."""
+    query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    return int(first_row(connection, query)[0])

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 
-from credential_db.sqlite.driver import is_driver_error, is_drivers_own
+from credential_db.sqlite.driver import error_name, is_driver_error, is_drivers_own
 from credential_db.sqlite.errors import (
     CredentialDBError,
     DatabaseBusy,
@@ -164,7 +164,7 @@ def _of_python(error: Exception, database: str) -> CredentialDBError:
 
 
 def _of_driver(error: BaseException, database: str, holders: str, extra: str) -> CredentialDBError:
-    name, message = str(getattr(error, "sqlite_errorname", "")), _one_line(str(error))
+    name, message = error_name(error), _one_line(str(error))
     if message.startswith("Could not decode to UTF-8"):  # the rest is what the cell holds
         return NotADatabase(
             f"{database} holds text that is not UTF-8 where none was expected; nothing was changed"
@@ -186,7 +186,7 @@ def _of_driver(error: BaseException, database: str, holders: str, extra: str) ->
 
 def known_text(error: BaseException) -> str:
     """What an error says, if that is known to hold no data; else what kind of error it is."""
-    name = str(getattr(error, "sqlite_errorname", ""))
+    name = error_name(error)
     message = _one_line(str(error))
     known = _NAMES_OBJECTS if name else _OF_THE_MODULE
     if name.startswith("SQLITE_CONSTRAINT"):

@@ -4,7 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from credential_db.sqlite.driver import DBAPIConnection, driver, first_row, main_file
+from credential_db.sqlite.driver import (
+    DBAPIConnection,
+    driver,
+    error_name,
+    first_row,
+    main_file,
+    size_in_bytes,
+)
 from credential_db.sqlite.errors import CredentialDBError, ReadOnlyDatabase
 from credential_db.sqlite.files import lock_holders
 
@@ -153,20 +160,13 @@ def borrowed(connection: DBAPIConnection) -> Iterator[None]:
 
 def _wanted(connection: DBAPIConnection) -> dict[str, str | int]:
     wanted = dict(_PRAGMAS)
-    if _size(connection) <= IN_MEMORY:
+    if size_in_bytes(connection) <= IN_MEMORY:
         wanted["cache_spill"] = 0  # a refused upgrade then never writes to the file at all
     (journal_mode,) = connection.execute("PRAGMA main.journal_mode").fetchone()
     if journal_mode in ("off", "memory") and main_file(connection):
         # Without a journal on disk, a crash leaves neither the old version nor the new one.
         wanted["main.journal_mode"] = "delete"
     return wanted
-
-
-def _size(connection: DBAPIConnection) -> int:
-    """Of the database, in bytes."""
-    (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
-    (page_size,) = connection.execute("PRAGMA main.page_size").fetchone()
-    return int(pages) * int(page_size)
 
 
 def _refuse_query_only(connection: DBAPIConnection) -> None:
@@ -196,7 +196,7 @@ def insist(connection: DBAPIConnection, statement: str) -> None:
         return  # closed meanwhile
     except BaseException as error:
         verdict = ""
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+        if error_name(error) == "SQLITE_INTERRUPT":
             connection.set_progress_handler(None, 0)  # it would go on to interrupt
             verdict = "its progress handler was removed"
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from credential_db.sqlite.cipher import INSTALL, Cipher
 from credential_db.sqlite.cipher import module as installed_sqlcipher
-from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.sqlite.driver import DBAPIConnection, error_name, size_in_bytes
 from credential_db.sqlite.errors import CredentialDBError, ReadOnlyDatabase
 from credential_db.sqlite.files import has_journal_to_roll_back, log_size
 from credential_db.sqlite.lending import IN_MEMORY, announcing_a_long_wait
@@ -42,10 +42,9 @@ def connect(
     try:
         if cipher:
             cipher.unlock(connection)
-        size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         with announcing_a_long_wait(path, timeout):
-            (size_in_bytes,) = connection.execute(size).fetchone()
-        if cipher or size_in_bytes <= IN_MEMORY:
+            size = size_in_bytes(connection)
+        if cipher or size <= IN_MEMORY:
             connection.execute("PRAGMA temp_store = MEMORY")  # temporary files hold plain text
     except BaseException:
         connection.close()
@@ -117,7 +116,7 @@ def connect_to_read(
 
 def is_not_writable(error: Exception) -> bool:
     """Whether SQLite would have to write, and cannot: a WAL file in a directory of others, say."""
-    return str(getattr(error, "sqlite_errorname", "")).startswith(
+    return error_name(error).startswith(
         # The last: a journal was rolled back, and stays where it cannot be deleted.
         ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR_DELETE")
     )

@@ -7,7 +7,7 @@ file's header, which older programs do not look at, and which costs next to noth
 import logging
 from collections.abc import Iterable
 
-from credential_db.sqlite.driver import DBAPIConnection, is_driver_error, quoted
+from credential_db.sqlite.driver import DBAPIConnection, error_name, is_driver_error, quoted
 from credential_db.sqlite.errors import NotADatabase
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.lending import plain_rows, waiting
@@ -50,7 +50,7 @@ def refuse_damage(connection: DBAPIConnection) -> None:
         if not is_driver_error(error):
             raise
         # Else the check needs what only the host has, such as a collation: VACUUM does, too.
-        damaged = str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_CORRUPT")
+        damaged = error_name(error).startswith("SQLITE_CORRUPT")
         if not damaged and not _wants_the_host(error):
             raise
     if damaged:
@@ -111,7 +111,7 @@ def _rebuild(connection: DBAPIConnection) -> None:
 
 
 def _wants_the_host(error: Exception) -> bool:
-    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_ERROR")
+    return error_name(error).startswith("SQLITE_ERROR")
 
 
 def _empty_log(connection: DBAPIConnection) -> None:
