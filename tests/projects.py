@@ -3,6 +3,7 @@
 Whatever version the project is at, these are at version 2: what is tried in them stays the same.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -161,7 +162,9 @@ def _step(path: Path, name: str, given: dict[str, Any]) -> str:
 @cache
 def _at_version_2() -> Path:
     """The project as it was, or would have been, at version 2."""
-    path = Path(mkdtemp(prefix="credential-db-")) / "project"
+    folder = mkdtemp(prefix="credential-db-")
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "project"
     ignore = shutil.ignore_patterns("__pycache__", "*.db", "*.db-*")
     for folder in ("alembic", "src", "tools"):
         shutil.copytree(CHECKOUT / folder, path / folder, ignore=ignore)
