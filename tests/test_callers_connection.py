@@ -1,8 +1,11 @@
 """A connection that is lent: whatever its owner has set up, it is upgraded, and comes back so."""
 
 import logging
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -149,6 +152,45 @@ def test_a_pragma_is_no_obstacle_and_is_given_back(
         assert connection.execute(f"PRAGMA {pragma}").fetchall() == before
     assert plain_vault.value("SELECT count(*) FROM ssh_key_assignments") == 6
     assert plain_vault.query("SELECT * FROM log") == []
+
+
+UPGRADE_WITH_LITTLE_CACHE = """
+import sqlite3, sys, credential_db
+connection = sqlite3.connect(sys.argv[1])
+for pragma in ("cache_size = 3", f"temp_store = {sys.argv[2]}"):
+    connection.execute(f"PRAGMA {pragma}")
+before = connection.execute("PRAGMA temp_store").fetchall()
+credential_db.upgrade(connection)
+assert connection.execute("PRAGMA temp_store").fetchall() == before
+"""
+
+
+@pytest.mark.parametrize("temp_store", ["DEFAULT", "FILE", "MEMORY"])
+def test_no_temporary_file_is_made(plain_vault: Vault, tmp_path: Path, temp_store: str) -> None:
+    """VACUUM builds the new file in one, if it may."""
+    plain_vault.create(content=keys(3))
+    plain_vault.execute(
+        "CREATE TABLE much AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n"
+        " WHERE x < 999) SELECT x, randomblob(2000) FROM n"
+    )
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    before = directory.stat().st_mtime_ns
+    subprocess.run(
+        [sys.executable, "-c", UPGRADE_WITH_LITTLE_CACHE, str(plain_vault.path), temp_store],
+        env={**os.environ, "SQLITE_TMPDIR": str(directory)},
+        check=True,
+    )
+    assert plain_vault.stamps() == STAMPS
+    assert directory.stat().st_mtime_ns == before, "a file was made there, and removed again"
+
+
+def test_what_is_temporary_stays(plain_vault: Vault) -> None:
+    plain_vault.create(content=keys(3))
+    with lent(plain_vault, "PRAGMA temp_store = FILE") as connection:
+        connection.execute("CREATE TEMP TABLE mine AS SELECT 1 AS a")
+        assert_upgraded(connection, plain_vault)
+        assert connection.execute("SELECT a FROM mine").fetchall() == [(1,)]
 
 
 def test_a_broken_view_is_named_under_writable_schema_too(plain_vault: Vault) -> None:
