@@ -28,6 +28,7 @@ from attacks import (
     warm,
     write_side_calls,
 )
+from conftest import CommandLine
 from credential_db import CredentialDBError, Upgrade
 from test_promise_1_all_or_nothing import needs_strace, small_disk, some
 from vaults import HEAD, Vault, keys
@@ -74,6 +75,29 @@ def test_of_several_starters_none_copies_a_current_file(plain_vault: Vault) -> N
     outcomes = upgrade_together([plain_vault] * 4, [{"backup": backup}] * 4)
     assert outcomes == [Upgrade(HEAD, HEAD)] * 4
     assert names(plain_vault.path.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "is_written"),
+    [
+        ("upgrade head", False),
+        (f"upgrade v{HEAD}", False),
+        (f"downgrade v{HEAD}", False),
+        (f"stamp v{HEAD}", False),
+        (f"stamp --purge v{HEAD}", True),
+        ("-x repair=true upgrade head", True),
+        ("downgrade v1", True),
+    ],
+)
+def test_a_current_file_is_copied_where_a_command_may_change_it(
+    plain_vault: Vault, shell: CommandLine, command: str, is_written: bool
+) -> None:
+    credential_db.upgrade(plain_vault.create().path)
+    backup = plain_vault.path.with_name("backup.db")
+    result = shell("-x", f"db={plain_vault.path}", "-x", f"backup={backup}", *command.split())
+    assert result.returncode == 0, result.stderr
+    assert backup.exists() == is_written
+    assert ("so no backup was written" in result.stderr) == (not is_written)
 
 
 @pytest.mark.parametrize("_", range(4))

@@ -751,7 +751,18 @@ LOADERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [MemoryError, TimeoutError, KeyboardInterrupt, RecursionError])
+class WrongValue(ValueError):
+    """A class of the host's own."""
+
+
+class WrongType(TypeError):
+    """Likewise."""
+
+
+NO_DAMAGE = [MemoryError, TimeoutError, KeyboardInterrupt, RecursionError, WrongValue, WrongType]
+
+
+@pytest.mark.parametrize("kind", NO_DAMAGE)
 @pytest.mark.parametrize("loader", LOADERS)
 def test_what_is_no_damage_is_never_called_a_corrupt_key(
     plain_vault: Vault,

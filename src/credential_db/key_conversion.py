@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from credential_db.openssh import DAMAGE, blob, load_openssh
+from credential_db.openssh import blob, load_openssh, loaded
 from credential_db.sqlite.row_conversion import BadRow
 
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey
@@ -66,12 +67,12 @@ def hex_fingerprint(public_blob: bytes) -> str:
 
 
 def _load_pkcs8(der: object) -> object:
-    try:
-        return load_der_private_key(
-            blob(der, "private key"), None, unsafe_skip_rsa_key_validation=True
-        )
-    except DAMAGE:
-        raise BadRow("holds no unencrypted private key in PKCS#8 DER") from None
+    return loaded(
+        partial(load_der_private_key, unsafe_skip_rsa_key_validation=True),
+        blob(der, "private key"),
+        None,
+        damaged="holds no unencrypted private key in PKCS#8 DER",
+    )
 
 
 def _proven(key: object, key_type: object, public_blob: object) -> PrivateKey:

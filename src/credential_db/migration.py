@@ -10,7 +10,6 @@ from alembic.util import CommandError
 
 from credential_db import records, shim
 from credential_db.current import Upgrade, create_head
-from credential_db.head import SCHEMA_VERSION
 from credential_db.options import Options
 from credential_db.scripts import HEAD
 from credential_db.sql_script import number_follows_stamp
@@ -42,14 +41,17 @@ from credential_db.sqlite.transaction import write_transaction
 logger = logging.getLogger("credential_db")
 
 
+def destination() -> object:
+    """The revision that the command goes to; None where it is relative, such as +1."""
+    try:
+        return context.get_revision_argument()
+    except CommandError:
+        return None
+
+
 def goes_to_head() -> bool:
     """Whether the command is an upgrade to the newest revision."""
-    if command_name() != "upgrade":
-        return False
-    try:
-        return context.get_revision_argument() == HEAD
-    except CommandError:
-        return False  # relative, such as +1
+    return command_name() == "upgrade" and destination() == HEAD
 
 
 def may_create(options: Options) -> bool:
@@ -131,8 +133,8 @@ class Migration:
         path, target = self._options.backup, self._options.target
         if path is None or self._options.dry_run or found.version is None:
             return
-        is_current = found.is_tidy and found.version == SCHEMA_VERSION
-        if is_current and goes_to_head() and not self._options.repair:
+        is_there = found.is_tidy and destination() == revision_of(found.version)
+        if is_there and not self._options.repair and not self._purging:
             return
         self._backup = Backup(path, self._connection)
         self._backup.take(target)

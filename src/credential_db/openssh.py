@@ -5,6 +5,8 @@ https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.key
 
 import binascii
 import re
+from collections.abc import Callable
+from functools import partial
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,7 +16,7 @@ from credential_db.sqlite.row_conversion import BadRow
 
 # What cryptography's loaders raise for damage of one kind or another. Whatever else comes out of
 # them, a host's alarm or a want of memory, says nothing about the key.
-DAMAGE = (
+_DAMAGE = (
     ValueError,
     TypeError,
     ArithmeticError,
@@ -22,6 +24,7 @@ DAMAGE = (
     UnsupportedAlgorithm,
     InternalError,
 )
+_WHOSE = ("builtins", "binascii", "cryptography")  # and not a class that a host has made of one
 
 # cryptography would take the first of several blocks, and skip what stands around it.
 _ONE_PEM_BLOCK = re.compile(
@@ -57,6 +60,20 @@ def blob(cell: object, what: str) -> bytes:
     raise BadRow(f"holds {'no' if cell is None else 'a number as its'} {what}")
 
 
+def loaded(load: Callable[..., object], *arguments: object, damaged: str) -> object:
+    """The private key that a loader makes of these arguments.
+
+    Raises:
+        BadRow: It is damaged.
+    """
+    try:
+        return load(*arguments)
+    except _DAMAGE as error:
+        if type(error).__module__.partition(".")[0] not in _WHOSE:
+            raise
+    raise BadRow(damaged)
+
+
 def load_openssh(pem: object) -> object:
     """Load the private key of one PEM block, its RSA numbers unchecked.
 
@@ -71,22 +88,21 @@ def load_openssh(pem: object) -> object:
         if b"-----BEGIN OPENSSH PRIVATE KEY-----" not in pem:
             raise BadRow("holds no private key in OpenSSH's PEM format")
         raise BadRow("holds something other than one whole OpenSSH private key")
+    damaged = "holds a private key that is cut off or corrupt"
     try:
         content = binascii.a2b_base64(b"".join(block[1].split()), strict_mode=True)
     except binascii.Error:
-        raise BadRow("holds a private key that is cut off or corrupt") from None
+        raise BadRow(damaged) from None
     if not content.startswith(_MAGIC):
-        raise BadRow("holds a private key that is cut off or corrupt")
+        raise BadRow(damaged)
     if not content.startswith(_MAGIC + _NO_CIPHER):
         raise BadRow("holds a private key that is encrypted (ssh-keygen -p takes that off)")
-    try:
-        # Reading the container is a third of what the loader costs, while the vault is locked.
-        seed = _ed25519_seed(content)
-        if seed is not None:
-            return Ed25519PrivateKey.from_private_bytes(seed)
-        return load_ssh_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
-    except DAMAGE:
-        raise BadRow("holds a private key that is cut off or corrupt") from None
+    # Reading the container is a third of what the loader costs, while the vault is locked.
+    seed = _ed25519_seed(content)
+    if seed is not None:
+        return loaded(Ed25519PrivateKey.from_private_bytes, seed, damaged=damaged)
+    load = partial(load_ssh_private_key, unsafe_skip_rsa_key_validation=True)
+    return loaded(load, pem, None, damaged=damaged)
 
 
 def _ed25519_seed(content: bytes) -> bytes | None:
