@@ -40,7 +40,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], checkout: Path, text: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
+    not_for_users = ("CREDENTIAL_DB", "COVERAGE")  # of a copy, coverage has nothing to say
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(not_for_users)}
     return subprocess.run(
         command,
         input=text,
