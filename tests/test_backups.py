@@ -81,6 +81,7 @@ def test_of_several_starters_none_copies_a_current_file(plain_vault: Vault) -> N
     ("command", "is_written"),
     [
         ("upgrade head", False),
+        ("upgrade heads", False),
         (f"upgrade v{HEAD}", False),
         (f"downgrade v{HEAD}", False),
         (f"stamp v{HEAD}", False),

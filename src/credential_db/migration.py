@@ -44,9 +44,10 @@ logger = logging.getLogger("credential_db")
 def destination() -> object:
     """The revision that the command goes to; None where it is relative, such as +1."""
     try:
-        return context.get_revision_argument()
+        revision = context.get_revision_argument()
     except CommandError:
         return None
+    return revision[0] if isinstance(revision, tuple) else revision  # ``heads``: there is one
 
 
 def goes_to_head() -> bool:
