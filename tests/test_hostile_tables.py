@@ -630,7 +630,7 @@ def test_a_trigger_on_a_view_that_never_worked_is_in_nobodys_way(plain_vault: Va
         "CREATE VIEW tokens AS SELECT * FROM gone",
         "CREATE TRIGGER writes INSTEAD OF UPDATE OF task ON tokens BEGIN SELECT 1; END",
     )
-    assert credential_db.upgrade(plain_vault.path).before == 2
+    assert upgrade_to_2(plain_vault.path).before == 2
 
 
 ON_A_TABLE_THAT_GOES = {
