@@ -10,11 +10,15 @@ from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.progress import saying_how_far
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import read_shape
-from credential_db.sqlite.table_copy import triggers_suspended
+from credential_db.sqlite.shape import column_names, read_shape
+from credential_db.sqlite.table_copy import named, triggers_suspended
 
 _BATCH = 256  # row ids held in memory at a time
 _TAKE, _GIVE = "_take_cell", "_give_cell"  # what SQLite calls
+_UNIQUE_COLUMNS = """
+    SELECT DISTINCT lower(p.name) FROM pragma_index_list(?, 'main') AS l,
+        pragma_index_info(l.name, 'main') AS p WHERE l."unique" AND p.name IS NOT NULL
+"""
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as ``plain_rows`` hands it over
 
 
@@ -30,7 +34,7 @@ class Conversion(NamedTuple):
 
 
 class Double(NamedTuple):
-    """A column of which no two rows may hold the same, and what to say of two that do."""
+    """What to say where two rows hold the same in this column, so that one cannot be written."""
 
     column: str
     reason: str  # such as "is for the same key as row"; the other row's id is added
@@ -56,6 +60,7 @@ class _Rows:
     ) -> None:
         self._connection = connection
         self._key = quoted(key)
+        self._name_of_table = table
         self._table = f"main.{quoted(table)}"
         self._columns = list(conversions)
         self._conversions = list(conversions.values())
@@ -72,6 +77,7 @@ class _Rows:
         self._take = f"SELECT {', '.join(taken)} FROM {self._table} WHERE rowid = ?"
         self._cells = f"SELECT +{', +'.join(map(quoted, self._names))} FROM {self._table}"
         self._problems: dict[int, str] = {}
+        self.refused: dict[str, list[int]] = {}  # for another reason, such as a CHECK of the user's
 
     def convert_all(self) -> int:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
@@ -107,22 +113,25 @@ class _Rows:
     def _convert(self, row: int) -> None:
         problem = self._convert_cells(row)
         if problem is None and (refused := self._write(row)):
-            # A UNIQUE column of another row has this one's new value: by mistake, if that row's own
-            # turn is still to come.
             if not self._uniques_freed:
-                self._uniques_freed = True
-                placeholders = ", ".join(
-                    f"{quoted(column)} = hex(randomblob(16))" for column in self._columns[1:]
-                )
-                with contextlib.suppress(driver(self._connection).IntegrityError):
-                    self._connection.execute(
-                        f"UPDATE OR ABORT {self._table} SET {placeholders} WHERE rowid > ?", (row,)
-                    )
+                self._free_uniques_after(row)
                 refused = self._write(row)
-            if refused:
-                problem = self._same_as_another(row, refused)
+            if refused and (problem := self._same_as_another(row)) is None:
+                self.refused.setdefault(known_text(refused), []).append(row)
         if problem is not None:
             self._problems.setdefault(row, problem)
+
+    def _free_uniques_after(self, row: int) -> None:
+        """Rows whose turn is still to come may hold, by mistake, what this one is to hold."""
+        self._uniques_freed = True
+        uniques = self._connection.execute(_UNIQUE_COLUMNS, (self._name_of_table,)).fetchall()
+        written = set(self._columns) - set(self._names)  # what is read as well has to stay
+        free = [column for column in written if (column.lower(),) in uniques]
+        freed = ", ".join(f"{quoted(column)} = hex(randomblob(16))" for column in free)
+        update = f"UPDATE OR ABORT {self._table} SET {freed} WHERE rowid > ?"
+        with contextlib.suppress(driver(self._connection).IntegrityError):
+            if free:
+                self._connection.execute(update, (row,))
 
     def _convert_cells(self, row: int) -> str | None:
         """What the row is to hold is given next; or say what is wrong with it."""
@@ -147,34 +156,33 @@ class _Rows:
         try:
             count = self._connection.execute(self._update, (row,)).rowcount
         except driver(self._connection).IntegrityError as error:
-            refused: Exception = error
             if not self._connection.in_transaction:
                 raise
-            return refused
+            return error  # type: ignore[no-any-return]
         self._refuse_other_than_one(row, count)
         return None
 
     def _refuse_other_than_one(self, row: int, count: int) -> None:
         if count != 1:
             refuse_damage(self._connection)
-            raise CredentialDBError(
-                f"row {row} of {self._table} was found {count} times: nothing was changed"
-            )
+            times = f"row {row} of {self._table} was found {count} times"
+            raise CredentialDBError(f"{times}: nothing was changed")
 
     def _is_not_utf8(self, row: int) -> bool:
         (cells,) = self._connection.execute(f"{self._cells} WHERE rowid = ?", (row,)).fetchall()
         return any(isinstance(cell, str) and _NOT_UTF8.search(cell) for cell in cells)
 
-    def _same_as_another(self, row: int, refused: Exception) -> str:
-        column = quoted(self._double.column) if self._double else "NULL"
+    def _same_as_another(self, row: int) -> str | None:
+        if self._double is None:
+            return None
+        column = quoted(self._double.column)
         found = self._connection.execute(
             f"SELECT +rowid FROM {self._table} WHERE rowid <> ?1 AND {column} ="
             f" (SELECT {column} FROM {self._table} WHERE rowid = ?1) ORDER BY rowid LIMIT 1",
             (row,),
         ).fetchone()
-        if found is None or self._double is None:
-            reason = known_text(refused)
-            raise CredentialDBError(f"row {row} of {self._table} cannot be written: {reason}")
+        if found is None:
+            return None
         (other,) = found
         self._problems.setdefault(other, f"{self._double.reason} {self._name(row)}")
         return f"{self._double.reason} {self._name(other)}"
@@ -207,17 +215,22 @@ def convert_rows(
     key: str = "rowid",
     double: Double | None = None,
 ) -> int:
-    """Do what ``revising.convert_rows`` says, inside the transaction of an upgrade.
-
-    The user's triggers do not fire meanwhile.
+    """Do what ``revising.convert_rows`` says; no trigger of the user's fires meanwhile.
 
     Returns:
         How many rows there are.
 
     Raises:
-        CredentialDBError: A row was not written exactly once.
-        UnrecognizedSchema: The table has no rowids.
+        CredentialDBError: A row was not written exactly once, or there is no such column.
     """
+    # SQLite takes an unknown name between double quotes for a string.
+    names = {key, *conversions, *(name for each in conversions.values() for name in each.arguments)}
+    names |= {double.column} if double else set()
+    unknown = sorted({name.lower() for name in names} - column_names(connection, table) - {"rowid"})
+    if unknown:
+        raise CredentialDBError(
+            f"table {table} has no column {', '.join(unknown)}: this is a mistake in the revision"
+        )
     if f"{table}: WITHOUT ROWID" in read_shape(connection, [table], ()).definition:
         raise UnrecognizedSchema(
             f"table {table} is WITHOUT ROWID: move its rows into one that is not"
@@ -228,4 +241,10 @@ def convert_rows(
     if problems := rows.named_problems():
         refuse_damage(connection)  # else the advice would be to delete what can be recovered
         raise error(problems)
+    if rows.refused:
+        reasons = (f"{named(found)} ({reason})" for reason, found in rows.refused.items())
+        raise CredentialDBError(
+            f"table {table} refuses what its rows {', '.join(reasons)} are to hold: nothing was "
+            "changed; drop a constraint of your own, or mend the revision"
+        )
     return total
