@@ -8,13 +8,35 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from alembic.autogenerate import render_python_code
+from alembic.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Computed,
+    Connection,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.schema import SchemaItem
 
+from credential_db.sqlite.alterations import database_in_memory, shape_of, shape_of_metadata
+from credential_db.sqlite.autogenerate import both_ways, run
 from projects import Project
 from vaults import TABLES, Vault, columns_of_2, keys, upgrade_to_2
 
@@ -330,9 +352,9 @@ def test_a_bump_goes_all_the_way(tmp_path: Path, name: str) -> None:
         steps += [("keep", {"file": vault.path, "under": vault.path.with_suffix(".back")})]
         steps += [("downgrade", {"revision": "v0", **db}), ("upgrade", {"revision": "head", **db})]
     printed = project.run(*steps)
-    assert not [text for text in printed if "FAILED" in text], printed
+    assert not [line for line in printed if "FAILED" in line], printed
     for said in ("No new upgrade operations detected", "is current at process start"):
-        assert sum(said in text for text in printed) == len(vaults), printed
+        assert sum(said in line for line in printed) == len(vaults), printed
 
     for vault in vaults:
         at_2, at_3, back = (vault.path.with_suffix(end) for end in (".at2", ".at3", ".back"))
@@ -420,6 +442,23 @@ REFUSED_EDITS: dict[str, tuple[Edits, Sequence[str]]] = {
 }
 
 
+SUBJECT_COLUMN = '    Column("subject", Text, nullable=False),\n'
+REFUSED_EDITS |= {
+    "a column for one of another definition": (
+        [(SUBJECT_COLUMN, '    Column("label", Text),\n')],
+        ["FAILED: table proxy_tokens loses subject and gets label, of another definition"],
+    ),
+    "a foreign key to a table that is gone": (
+        [('"ssh_keys.id"', '"keys.id"')],
+        ["FAILED: the metadata makes no tables: ", "could not find table 'keys'"],
+    ),
+    "a CHECK of a column that is none": (
+        [(DATA, f'{DATA}    CheckConstraint("more > 1"),\n')],
+        ["FAILED: the metadata makes no tables: no such column: more"],
+    ),
+}
+
+
 @pytest.mark.parametrize("name", REFUSED_EDITS)
 def test_what_nobody_can_tell_is_refused(tmp_path: Path, name: str) -> None:
     edits, said = REFUSED_EDITS[name]
@@ -429,6 +468,216 @@ def test_what_nobody_can_tell_is_refused(tmp_path: Path, name: str) -> None:
     for words in said:
         assert words in printed
     assert project.changed() == {"src/credential_db/schema.py"}
+
+
+# The steps alone, in memory
+
+
+class Change(NamedTuple):
+    """From a record to other metadata.
+
+    Attributes:
+        record: What makes the tables, and their rows.
+        tables: What they are to be.
+        says: What the upgrade must say.
+        renamed: As in ``Bump``.
+    """
+
+    record: str
+    tables: Callable[[], Mapping[str, Sequence[SchemaItem]]]
+    says: str = IN_PLACE
+    renamed: Names = {}  # noqa: RUF012
+
+
+def key() -> Column[int]:
+    return Column("id", Integer, primary_key=True, nullable=True)
+
+
+PEOPLE = (
+    "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, born {});"
+    "INSERT INTO people VALUES (3, 'Ada', '1815'), (7, x'00', NULL);"
+)
+CHANGES = {
+    "another expression in an index": Change(
+        f"{PEOPLE.format('TEXT')} CREATE INDEX i ON people (lower(name), born DESC)",
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("born", Text),
+                Index("i", text("upper(name)"), text("born DESC")),
+            ]
+        },
+    ),
+    "no more index of an expression": Change(
+        f"{PEOPLE.format('TEXT')} CREATE INDEX i ON people (instr(name, ':a)')) WHERE id > 2",
+        lambda: {"people": [key(), Column("name", Text), Column("born", Text)]},
+    ),
+    "a copy, with an index of an expression": Change(
+        f"{PEOPLE.format('TEXT')} CREATE UNIQUE INDEX i ON people (lower(name)) WHERE id <> ':a'",
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text, nullable=False),
+                Column("born", Text),
+                Index("i", text("lower(name)"), unique=True, sqlite_where=text("id <> '\\:a'")),
+            ]
+        },
+        COPY,
+    ),
+    "a renamed column with indexes of it": Change(
+        f"{PEOPLE.format('TEXT')} CREATE INDEX i ON people (born DESC);"
+        "CREATE INDEX j ON people (id) WHERE born > '1'",
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("birth", Text),
+                Index("i", text("birth DESC")),
+                Index("j", "id", sqlite_where=text("birth > '1'")),
+            ]
+        },
+        renamed={"people.born": "birth"},
+    ),
+    "a collation less": Change(
+        PEOPLE.format("TEXT COLLATE NOCASE"),
+        lambda: {"people": [key(), Column("name", Text), Column("born", Text)]},
+        COPY,
+    ),
+    "a renamed column with the time as its default": Change(
+        PEOPLE.format("DATETIME DEFAULT CURRENT_TIMESTAMP"),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("birth", DateTime, server_default=func.now()),
+            ]
+        },
+        renamed={"people.born": "birth"},
+    ),
+    "a renamed column with signs in its default": Change(
+        PEOPLE.format("TEXT DEFAULT 'it''s :x 5%'"),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("birth", Text, server_default="it's :x 5%"),
+            ]
+        },
+        renamed={"people.born": "birth"},
+    ),
+    "computed columns that were added in one line": Change(
+        PEOPLE.format("TEXT, a INTEGER AS (length(name)), b TEXT AS (name || ', ' || a)").replace(
+            "people VALUES", "people (id, name, born) VALUES"
+        ),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("born", Text),
+                Column("a", Integer, Computed("length(name)")),
+                Column("b", Text, Computed("name || ', ' || a")),
+                CheckConstraint("id > 0"),
+            ]
+        },
+        COPY,
+    ),
+    "a CHECK of a column, beside others": Change(
+        PEOPLE.format("TEXT CONSTRAINT c CHECK (born IN ('1815', ') CHECK (x)')), CHECK (id > 1)"),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text, CheckConstraint("name <> 'a'")),
+                Column("born", Text, CheckConstraint("born IN ('1815', ') CHECK (x)')", name="c")),
+                CheckConstraint("id > 1"),
+            ]
+        },
+        COPY,
+    ),
+    "a foreign key that waits": Change(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, up INTEGER, FOREIGN KEY (up) REFERENCES t (id));"
+        "INSERT INTO t VALUES (1, NULL), (5, 1)",
+        lambda: {
+            "t": [
+                key(),
+                Column("up", Integer),
+                ForeignKeyConstraint(["up"], ["t.id"], deferrable=True, initially="DEFERRED"),
+            ]
+        },
+        COPY,
+    ),
+    "renamed tables that refer to each other and to themselves": Change(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, up INTEGER REFERENCES t (id));"
+        "CREATE TABLE u (id INTEGER PRIMARY KEY, t INTEGER REFERENCES t (id));"
+        "INSERT INTO t VALUES (1, NULL), (5, 1); INSERT INTO u VALUES (2, 5)",
+        lambda: {
+            "T2": [key(), Column("up", Integer, ForeignKey("T2.id"))],
+            "u2": [key(), Column("t", Integer, ForeignKey("T2.id"))],
+        },
+        "op.rename_table(",
+        {"t": "T2", "u": "u2"},
+    ),
+    "a renamed table whose index is named after it": Change(
+        'CREATE TABLE "T" (a TEXT); CREATE INDEX "ix_T_a" ON "T" (a);INSERT INTO T VALUES (\'x\')',
+        lambda: {"New": [Column("a", Text, index=True)]},
+        "op.rename_table(",
+        {"T": "New"},
+    ),
+}
+
+
+def cells(connection: Connection, renamed: Names) -> dict[str, set[tuple[Any, ...]]]:
+    """Every cell, under the names that its table and its column will have."""
+    found: dict[str, set[tuple[Any, ...]]] = {}
+    for table, columns in shape_of(connection).columns.items():
+        for column in columns:
+            rows = connection.exec_driver_sql(
+                f'SELECT rowid, typeof("{column}"), CAST("{column}" AS BLOB) FROM "{table}"'
+            )
+            name = f"{renamed.get(table, table)}.{renamed.get(f'{table}.{column}', column)}"
+            found[name] = {tuple(row) for row in rows}
+    return found
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_keeps_every_cell_up_and_down(name: str) -> None:
+    change = CHANGES[name]
+    metadata = MetaData()
+    for table, items in change.tables().items():
+        Table(table, metadata, *items)
+    with database_in_memory(change.record) as head, database_in_memory(change.record) as file:
+        upgrade, downgrade = both_ways(metadata, head)
+        before, recorded = cells(file, {}), shape_of(file).definition
+        run(upgrade, file)
+        assert shape_of(file).definition == shape_of_metadata(metadata).definition
+        with database_in_memory(change.record) as untouched:
+            assert cells(file, {}) == cells(untouched, change.renamed)
+        run(downgrade, file)
+        assert (cells(file, {}), shape_of(file).definition) == (before, recorded)
+        migration = MigrationContext.configure(file)
+        code = render_python_code(upgrade, render_as_batch=True, migration_context=migration)
+        assert change.says in code.replace("'", '"')
+
+
+def test_tables_of_one_definition_are_not_taken_for_each_other() -> None:
+    metadata = MetaData()
+    Table("c", metadata, Column("x", Text))
+    with (
+        database_in_memory("CREATE TABLE a (x TEXT); CREATE TABLE b (x TEXT)") as head,
+        pytest.raises(CommandError, match="a, b would become c, tables of one definition"),
+    ):
+        both_ways(metadata, head)
+
+
+def test_what_cannot_be_generated_is_said_before_it_is_written() -> None:
+    """SQLAlchemy does not reflect the clause, so that the way back would lose it."""
+    metadata = MetaData()
+    Table("t", metadata, Column("x", Text, unique=True))
+    with (
+        database_in_memory("CREATE TABLE t (x TEXT, UNIQUE (x) ON CONFLICT IGNORE)") as head,
+        pytest.raises(CommandError, match=r"the way down cannot .* ON CONFLICT IGNORE\): write"),
+    ):
+        both_ways(metadata, head)
 
 
 def test_three_steps_to_a_column_that_is_computed_in_python(tmp_path: Path) -> None:
@@ -508,8 +757,8 @@ def test_another_bump_on_top(tmp_path: Path) -> None:
         steps += [("start", {"file": vault.path}), ("downgrade", {"revision": "v3", **db})]
         steps += [("downgrade", {"revision": "v0", **db}), ("upgrade", {"revision": "head", **db})]
     printed = project.run(*steps)
-    assert not [text for text in printed if "FAILED" in text], printed
-    assert sum("is current at process start" in text for text in printed) == len(vaults)
+    assert not [line for line in printed if "FAILED" in line], printed
+    assert sum("is current at process start" in line for line in printed) == len(vaults)
     for vault in vaults:
         assert vault.stamps() == ("v4", 4)
         assert vault.query("SELECT DISTINCT size FROM credentials ORDER BY 1") == [(6,), (10,)]
@@ -538,7 +787,7 @@ def test_a_plain_revision_is_empty_and_valid(tmp_path: Path, development_file: s
     printed = project.run(("record", {})) + project.run(
         ("upgrade", {"revision": "head", **db}), ("downgrade", {"revision": "-1", **db})
     )
-    assert not [text for text in printed if "FAILED" in text], printed
+    assert not [line for line in printed if "FAILED" in line], printed
     assert (file.content(), file.stamps()) == (before_rows, ("v2", 2))
 
 
@@ -878,10 +1127,10 @@ def test_a_script_of_a_table_copy_is_refused(tmp_path: Path) -> None:
         ("upgrade", {"revision": "v2:v3", "sql": True}),
         ("downgrade", {"revision": "v3:v2", "sql": True}),
     )
-    for text in printed:
-        assert "FAILED: table ssh_keys has to be copied" in text
-        assert "run this range without --sql" in text
-        assert "DROP TABLE" not in text
+    for script in printed:
+        assert "FAILED: table ssh_keys has to be copied" in script
+        assert "run this range without --sql" in script
+        assert "DROP TABLE" not in script
 
 
 def test_a_script_for_an_empty_file_needs_no_copy(tmp_path: Path) -> None:

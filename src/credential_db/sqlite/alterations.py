@@ -8,14 +8,13 @@ from typing import Any
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 from alembic.util import CommandError
-from sqlalchemy import Column, Connection, Index, MetaData, Table
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Column, Connection, MetaData, Table
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import CreateIndex
 
 from credential_db.sqlite.alembic_internals import driver_connection_of, unobserved_engine
 from credential_db.sqlite.ddl_text import normalized
 from credential_db.sqlite.driver import quoted
+from credential_db.sqlite.reflection import creation_of_table, indexes_by_name, statement_of
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape, read_shape
 
@@ -60,44 +59,36 @@ def shape_of(connection: Connection) -> Shape:
 
 
 def shape_of_metadata(metadata: MetaData) -> Shape:
-    """The shape that the metadata would give an empty file."""
+    """The shape that the metadata would give an empty file.
+
+    Raises:
+        CommandError: It makes no tables, such as where a foreign key leads nowhere.
+    """
     with database_in_memory() as connection:
-        metadata.create_all(connection)
+        try:
+            metadata.create_all(connection)
+        except SQLAlchemyError as error:
+            reason = getattr(error, "orig", error)
+            raise CommandError(f"the metadata makes no tables: {reason}") from None
         return shape_of(connection)
 
 
 def creation(table: Table) -> list[ops.MigrateOperation]:
     """A table with its indexes."""
     return [
-        ops.CreateTableOp.from_table(table),
-        *(ops.CreateIndexOp.from_index(index) for index in _by_name(table).values()),
+        creation_of_table(table),
+        *(ops.CreateIndexOp.from_index(index) for index in indexes_by_name(table).values()),
     ]
-
-
-def reflect(connection: Connection, name: str) -> Table:
-    """A table as SQLAlchemy sees it, with the AUTOINCREMENT that it overlooks."""
-    table = Table(
-        name,
-        MetaData(),
-        autoload_with=connection,
-        resolve_fks=True,
-        listeners=[
-            ("column_reflect", MigrationContext.configure(connection).impl.autogen_column_reflect)
-        ],
-    )
-    if f"{name}: AUTOINCREMENT" in shape_of(connection).definition:
-        table.dialect_kwargs["sqlite_autoincrement"] = True
-    return table
-
-
-def _by_name(table: Table) -> dict[str, Index]:
-    return {str(index.name): index for index in sorted(table.indexes, key=lambda i: str(i.name))}
 
 
 def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.MigrateOperation]:
     """From one definition to another: in place where SQLite can, else by a copy of the table."""
-    before, after = _by_name(old), _by_name(new)
-    changed = {name for name in before.keys() & after if _ddl(before[name]) != _ddl(after[name])}
+    before, after = indexes_by_name(old), indexes_by_name(new)
+    changed = {
+        name
+        for name in before.keys() & after
+        if statement_of(before[name]) != statement_of(after[name])
+    }
     drop_indexes = [
         ops.DropIndexOp.from_index(index)
         for name, index in before.items()
@@ -113,6 +104,8 @@ def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.Migrat
     renamed = _renamed_columns(old.name, gone, added)
     gone = [column for column in gone if column.name not in renamed]
     added = [column for column in added if column.name not in renamed.values()]
+    if not back:
+        _refuse_exchange(old.name, gone, added)
     comments = [
         Code(
             commented(
@@ -136,7 +129,7 @@ def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.Migrat
         ),
         *create_indexes,
     ]
-    if _result_in_place(old, steps) == _definition(new):
+    if steps and _result_in_place(old, steps) == _definition(new):
         return [*comments, InPlace(old.name, steps)]
     not_exact, values = _values_for(new, added, back=back)
     return [
@@ -157,9 +150,10 @@ def _renamed_columns(
         CommandError: Nobody can tell which of them became which.
     """
     renamed: dict[str, str] = {}
+    promises = {column: _promise(column) for column in (*gone, *added)}
     for column in gone:
         old, new = (
-            [str(each.name) for each in columns if _promise(each) == _promise(column)]
+            [str(each.name) for each in columns if promises[each] == promises[column]]
             for columns in (gone, added)
         )
         if new and (old[1:] or new[1:]):
@@ -172,10 +166,26 @@ def _renamed_columns(
     return renamed
 
 
-def _promise(column: Column[Any]) -> tuple[str, bool | None, str]:
-    """The definition of a column without its name."""
-    default = getattr(column.computed, "sqltext", getattr(column.server_default, "arg", ""))
-    return str(column.type), column.nullable, normalized(str(default))
+def _refuse_exchange(table: str, gone: Sequence[Column[Any]], added: Sequence[Column[Any]]) -> None:
+    lost, new = (
+        ", ".join(column.name for column in columns if column.computed is None)
+        for columns in (gone, added)
+    )
+    if lost and new:
+        raise CommandError(
+            f"table {table} loses {lost} and gets {new}, of another definition, and nobody can "
+            "tell whether that is a rename, which keeps the data: make a revision that renames, or "
+            "one that drops, and another for the rest"
+        )
+
+
+def _promise(column: Column[Any]) -> tuple[frozenset[str], str]:
+    """The definition of a column without its name, as SQLite has it."""
+    default = column.server_default if column.computed is None else None
+    alone = Column("_", column.type, server_default=default, nullable=column.nullable)
+    lines = _definition(Table("_", MetaData(), alone))
+    expression = normalized(str(getattr(column.computed, "sqltext", "")))
+    return frozenset(line for line in lines if line.startswith("_: column _ ")), expression
 
 
 def _values_for(
@@ -212,10 +222,6 @@ def _bare(column: Column[Any]) -> Column[Any]:
     )
 
 
-def _ddl(index: Index) -> str:
-    return str(CreateIndex(index).compile(dialect=sqlite.dialect()))
-
-
 def _definition(table: Table) -> frozenset[str]:
     """What a table promises once it is created."""
     with database_in_memory() as connection:
@@ -226,14 +232,16 @@ def _definition(table: Table) -> frozenset[str]:
 def _result_in_place(old: Table, steps: Sequence[ops.MigrateOperation]) -> frozenset[str] | None:
     """What SQLite makes of a table that has a row; None where it refuses to alter it in place."""
     with database_in_memory() as connection:
-        old.create(connection)
         stored = [column for column in old.columns if column.computed is None]
         names = ", ".join(quoted(column.name) for column in stored)
         values = ", ".join("1" for _ in stored)
-        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
-        connection.exec_driver_sql(f"INSERT INTO {quoted(old.name)} ({names}) VALUES ({values})")
         operations = Operations(MigrationContext.configure(connection))
         try:
+            old.create(connection)
+            connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+            connection.exec_driver_sql(
+                f"INSERT INTO {quoted(old.name)} ({names}) VALUES ({values})"
+            )
             for step in steps:
                 operations.invoke(step)
         except (SQLAlchemyError, NotImplementedError):

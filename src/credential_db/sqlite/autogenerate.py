@@ -8,27 +8,32 @@ keys), so definitions are compared here, line by line, and tried out on SQLite i
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from alembic.autogenerate import render_op_text, renderers
+import sqlalchemy
+from alembic.autogenerate import render_op_text, render_python_code, renderers
 from alembic.autogenerate.api import AutogenContext
+from alembic.migration import MigrationContext
 from alembic.operations import ops
 from alembic.script import write_hooks
 from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
+from sqlalchemy.dialects import sqlite
 
-from credential_db.sqlite.alembic_internals import context, is_autogenerate
+from credential_db.sqlite.alembic_internals import context, is_autogenerate, op, operating
 from credential_db.sqlite.alterations import (
     Code,
     InPlace,
     commented,
     creation,
-    reflect,
+    database_in_memory,
     shape_of,
     shape_of_metadata,
     transition,
 )
 from credential_db.sqlite.driver import quoted
+from credential_db.sqlite.reflection import creation_of_table, reflect
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape
 
@@ -46,7 +51,7 @@ def _render_in_place(context: AutogenContext, alteration: InPlace) -> list[str]:
 
 @renderers.dispatch_for(CopyTable)
 def _render_copy(context: AutogenContext, copy: CopyTable) -> str:
-    creation = render_op_text(context, ops.CreateTableOp.from_table(copy.table))
+    creation = render_op_text(context, creation_of_table(copy.table))
     call = creation.replace("create_table(", "copy_table(", 1)
     return call if not copy.values else f"{call.rstrip()[:-1]}, values={copy.values!r})"
 
@@ -72,18 +77,19 @@ def options(metadata: MetaData, head: Connection, next_revision: str) -> dict[st
         head: To a database in memory that the record of the head has made.
         next_revision: Given to the new revision, whatever was asked for; empty to compare alone.
     """
+    shape_of_metadata(metadata)  # before Alembic looks at it, and fails in words of its own
 
     def process(_: object, __: object, directives: list[ops.MigrationScript]) -> None:
         (directive,) = directives
         directive.rev_id = next_revision
         if not is_autogenerate():
             return
-        upgrade, downgrade = _both_ways(metadata, head)
-        if not upgrade and next_revision:
+        upgrade, downgrade = both_ways(metadata, head)
+        if not upgrade.ops and next_revision:
             directives.clear()
             context.config.print_stdout("The metadata is just what is on record: nothing to write")
-        directive.upgrade_ops = ops.UpgradeOps(upgrade)
-        directive.downgrade_ops = ops.DowngradeOps(downgrade)
+        directive.upgrade_ops = upgrade
+        directive.downgrade_ops = downgrade
 
     return {
         "connection": head,
@@ -96,17 +102,51 @@ def options(metadata: MetaData, head: Connection, next_revision: str) -> dict[st
     }
 
 
-def _both_ways(
-    metadata: MetaData, head: Connection
+def both_ways(metadata: MetaData, head: Connection) -> tuple[ops.UpgradeOps, ops.DowngradeOps]:
+    """The steps from the head to the metadata and back, tried out.
+
+    Raises:
+        CommandError: Nobody can tell what is meant, or the steps make something else.
+    """
+    recorded, wanted = shape_of(head), shape_of_metadata(metadata)
+    steps, back = _steps(metadata, wanted, head)
+    upgrade, downgrade = ops.UpgradeOps(steps), ops.DowngradeOps(back)
+    script = ";\n".join(sql for statements in recorded.statements.values() for sql in statements)
+    with database_in_memory(script) as database:
+        for way, there, shape in (("up", upgrade, wanted), ("down", downgrade, recorded)):
+            try:
+                run(there, database)
+                made = shape_of(database).definition
+                wrong = [f"+ {line}" for line in sorted(made - shape.definition)]
+                wrong += [f"- {line}" for line in sorted(shape.definition - made)]
+            except Exception as error:
+                wrong = [f"{type(error).__name__}: {getattr(error, 'orig', error)}"]
+            if wrong:
+                raise CommandError(
+                    f"the way {way} cannot be generated ({'; '.join(wrong)}): write this revision "
+                    "by hand, from alembic revision -m, and run tools/record.py"
+                )
+    return upgrade, downgrade
+
+
+def run(steps: ops.UpgradeOps | ops.DowngradeOps, database: Connection) -> None:
+    """Run steps as the code that a revision will say."""
+    migration = MigrationContext.configure(database)
+    code = render_python_code(steps, render_as_batch=True, migration_context=migration)
+    names: dict[str, Any] = {"op": op, "sa": sqlalchemy, "sqlite": sqlite}
+    exec(f"def step():\n    {code}", names)  # noqa: S102, it is what is to be tried
+    with operating(migration):
+        names["step"]()
+
+
+def _steps(
+    metadata: MetaData, model: Shape, head: Connection
 ) -> tuple[list[ops.MigrateOperation], list[ops.MigrateOperation]]:
-    """The steps from the head to the metadata, and back."""
-    model = shape_of_metadata(metadata)
+    """The steps from the head to the metadata, of that shape, and back."""
     for line in model.definition:
         if line.endswith(": WITHOUT ROWID"):
             raise CommandError(f"{line}: rows are copied and converted by rowid; leave that out")
-    renamed = _renamed_tables(model, shape_of(head))
-    for old, new in renamed:
-        head.exec_driver_sql(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(new)}")
+    renamed = _rename_tables(model, head)
     before = shape_of(head)
     created = [table for table in metadata.sorted_tables if table.name not in before.columns]
     dropped = [reflect(head, name) for name in before.columns if name not in model.columns]
@@ -130,28 +170,53 @@ def _both_ways(
     return upgrade, downgrade
 
 
-def _renamed_tables(model: Shape, head: Shape) -> list[tuple[str, str]]:
-    """Pairs of a table that is gone and a new one of the same definition.
+def _rename_tables(model: Shape, head: Connection) -> list[tuple[str, str]]:
+    """Rename each table that is gone to a new one of the same definition; which ones.
 
     Raises:
-        CommandError: A name differs in nothing but capitals.
+        CommandError: Nobody can tell, or a name differs in nothing but capitals.
     """
-    new = [name for name in model.columns if name not in head.columns]
-    pairs = []
-    for old in (name for name in head.columns if name not in model.columns):
+    before, pairs = shape_of(head), []
+    new = [name for name in model.columns if name not in before.columns]
+    gone = [name for name in before.columns if name not in model.columns]
+    for old in gone:
         if old.lower() in map(str.lower, new):
             raise CommandError(f"to SQLite, table {old} is the same in capitals: leave its name")
-        alike = [name for name in new if _promises(model, name) == _promises(head, old)]
-        if len(alike) == 1:
-            new.remove(alike[0])
-            pairs.append((old, alike[0]))
+    while pair := _renamed_table(model, shape_of(head), gone, new):
+        old, name = pair
+        head.exec_driver_sql(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(name)}")
+        gone.remove(old)
+        new.remove(name)
+        pairs.append(pair)  # and a table that refers to it may be known by that now
     return pairs
 
 
+def _renamed_table(
+    model: Shape, head: Shape, gone: Sequence[str], new: Sequence[str]
+) -> tuple[str, str] | None:
+    for old in gone:
+        lost = [name for name in gone if _promises(head, name) == _promises(head, old)]
+        found = [name for name in new if _promises(model, name) == _promises(head, old)]
+        if found and (lost[1:] or found[1:]):
+            raise CommandError(
+                f"{', '.join(lost)} would become {', '.join(found)}, tables of one definition, and "
+                "nobody can tell which is another's new name: make a revision for each rename, and "
+                "one for what is dropped and added"
+            )
+        if found:
+            return old, found[0]
+    return None
+
+
 def _promises(shape: Shape, table: str) -> set[str]:
-    """The definition of a table without its name."""
+    """The definition of a table without its name, and without indexes, which may be named so."""
+    itself = f"FOREIGN KEY to {table.lower()} ("
     lines = (line.removeprefix(f"{table}: ") for line in shape.of(table))
-    return {line.replace(f" on {table}(", " on (") for line in lines}
+    return {
+        line.replace(itself, "FOREIGN KEY to (")
+        for line in lines
+        if not line.startswith(("create index ", "create unique index "))
+    }
 
 
 def _table_renamed(old: str, new: str) -> Code:

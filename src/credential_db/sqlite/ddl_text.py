@@ -1,6 +1,7 @@
 """What only the text of a ``CREATE`` statement tells, in one spelling."""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 
@@ -15,21 +16,30 @@ def in_parentheses(word: str, sql: str) -> tuple[str, ...]:
 
     No pragma tells them.
     """
+    return tuple(sorted(normalized(text) for _, text in behind(rf"\b{word}", sql)))
+
+
+def behind(pattern: str, sql: str) -> Iterator[tuple[re.Match[str], str]]:
+    """What is found outside of strings and comments, and the text in parentheses behind it."""
     sql = without_comments(sql)
-    found = []
-    for match in re.finditer(rf"\b{word}\s*\(", sql, re.IGNORECASE):
-        depth, quote, end = 1, "", match.end()
-        while depth:
-            character = sql[end]
-            if quote:
-                quote = "" if character == quote else quote
-            elif character in "'\"`":
-                quote = character
-            else:
-                depth += {"(": 1, ")": -1}.get(character, 0)
-            end += 1
-        found.append(normalized(sql[match.end() - 1 : end]))
-    return tuple(sorted(found))
+    bare = STRING.sub(lambda string: "_" * len(string[0]), sql)
+    for match in re.finditer(rf"{pattern}\s*\(", bare, re.IGNORECASE | re.DOTALL):
+        yield match, sql[match.end() : closing(bare, match.end()) - 1]
+
+
+def closing(sql: str, start: int) -> int:
+    """Where the parentheses end that were opened just before a position."""
+    depth, quote, end = 1, "", start
+    while depth:
+        character = sql[end]
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"`":
+            quote = character
+        else:
+            depth += {"(": 1, ")": -1}.get(character, 0)
+        end += 1
+    return end
 
 
 __COMMENT_OR_STRING = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)

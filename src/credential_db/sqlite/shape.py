@@ -231,6 +231,8 @@ def _written_in(sql: str) -> Iterator[str]:
         yield f"column {column.lower()} COLLATE {collation.upper()}"
     for clause in re.findall(r"\bON\s+CONFLICT\s+(\w+)", bare, re.IGNORECASE):
         yield f"ON CONFLICT {clause.upper()}"
+    for clause in re.findall(r"(?<!NOT )\bDEFERRABLE(?:\s+INITIALLY\s+\w+)?", bare, re.IGNORECASE):
+        yield f"FOREIGN KEY {' '.join(clause.upper().split())}"
     for option in re.findall(
         r"\b(STRICT|WITHOUT\s+ROWID)\b", bare.rpartition(")")[2], re.IGNORECASE
     ):
