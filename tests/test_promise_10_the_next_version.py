@@ -1017,13 +1017,14 @@ def test_a_revision_may_say_that_it_means_to_change_rows(tmp_path: Path) -> None
 def test_a_generated_drop_of_a_table_waits_for_that_line(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     _, _, rest = project.schema.read_text().partition(TOKENS)
-    project.edit((TOKENS + rest, ""))
+    project.edit((TOKENS + rest, ""), ('"credentials"', '"secrets"'))  # nothing is said of a rename
     upgrade = generated(project, project.bump())
     assert 'this stops until the revision says: changes_rows_of = ("proxy_tokens",)' in upgrade
     vault = Vault(tmp_path / "vault.db").create(2, content=keys(2))
     before, db = vault.files(), {"db": vault.path}
     (printed,) = project.run(("upgrade", {"revision": "head", **db}))
     assert "FAILED: the migration would lose or add rows: table proxy_tokens had 3 rows" in printed
+    assert "changes_rows_of = ('proxy_tokens',)" in printed
     assert vault.files() == before
     code = project.new_revision.read_text()
     declared = 'revision = "v3"\nchanges_rows_of = ("proxy_tokens",)\n'
@@ -1071,6 +1072,18 @@ def test_rows_that_a_new_foreign_key_would_refuse_are_named(tmp_path: Path) -> N
     vault.execute("DELETE FROM proxy_tokens WHERE rowid IN (2, 3)")
     printed = project.run(("upgrade", {"revision": "head", **db}), ("check", dict(db)))[-1]
     assert "No new upgrade operations detected" in printed
+
+
+def test_a_new_unique_index_that_rows_break_says_what_to_do(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit((DATA, f'{DATA}    Index("ix_credentials_data", "data", unique=True),\n'))
+    project.bump()
+    vault = Vault(tmp_path / "vault.db").create(2, content=keys(2))
+    vault.execute("UPDATE credentials SET data = '{}'")
+    before = vault.files()
+    (printed,) = project.run(("upgrade", {"revision": "head", "db": vault.path}))
+    assert "UNIQUE constraint failed: credentials.data; rows have the same values there" in printed
+    assert vault.files() == before
 
 
 @pytest.mark.parametrize(

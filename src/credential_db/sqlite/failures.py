@@ -179,6 +179,8 @@ def _of_driver(error: BaseException, database: str, holders: str, extra: str) ->
             "then run again"
         )
     remedy = "; rename or drop yours, then run again" if " already " in known else ""
+    if known.startswith("UNIQUE constraint failed"):
+        remedy = "; rows have the same values there: repair or delete them, then run again"
     return CredentialDBError(
         f"SQLite refused a statement on {database}: {known}{remedy}; nothing was changed"
     )

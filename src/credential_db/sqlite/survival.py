@@ -144,21 +144,20 @@ class Survivors:
         renamed = Counter(
             count for table, count in self._rows.items() if table not in before and count
         )
-        gone = []
+        gone = {}
         for table, count in lost.items():
             if table not in self._rows and renamed[count]:
                 renamed[count] -= 1  # under another name
             else:
                 now = self._rows.get(table, "be dropped with them")
-                gone.append(
-                    f"table {table} had {count} rows and would "
-                    + (f"have {now}" if isinstance(now, int) else str(now))
+                gone[table] = f"table {table} had {count} rows and would " + (
+                    f"have {now}" if isinstance(now, int) else str(now)
                 )
         if gone:
             raise CredentialDBError(
-                f"the migration would lose or add rows: {'; '.join(gone)}. Nothing was changed. A "
-                "revision that means to says so in a line of its own, such as "
-                f"changes_rows_of = ({next(iter(lost))!r},)"
+                f"the migration would lose or add rows: {'; '.join(gone.values())}. Nothing was "
+                "changed. A revision that means to says so in a line of its own, such as "
+                f"changes_rows_of = ({next(iter(gone))!r},)"
             )
 
     def check(self, shape: Shape, wanted: Collection[str]) -> None:
