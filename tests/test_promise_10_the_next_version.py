@@ -37,6 +37,7 @@ from sqlalchemy.schema import SchemaItem
 
 from credential_db.sqlite.alterations import database_in_memory, shape_of, shape_of_metadata
 from credential_db.sqlite.autogenerate import both_ways, run
+from credential_db.sqlite.errors import UnrecognizedSchema
 from projects import Project
 from vaults import TABLES, Vault, columns_of_2, keys, upgrade_to_2
 
@@ -657,6 +658,38 @@ def test_a_change_keeps_every_cell_up_and_down(name: str) -> None:
         migration = MigrationContext.configure(file)
         code = render_python_code(upgrade, render_as_batch=True, migration_context=migration)
         assert change.says in code.replace("'", '"')
+
+
+def test_a_column_that_is_computed_from_now_on_keeps_what_was_in_it() -> None:
+    metadata = MetaData()
+    Table("t", metadata, Column("a", Text), Column("size", Integer, Computed("length(a)")))
+    record = "CREATE TABLE t (a TEXT, size INTEGER); INSERT INTO t VALUES ('x', 1), ('yy', {})"
+    for size in (2, 5):
+        with database_in_memory(record.format(size)) as head:
+            upgrade, _ = both_ways(metadata, head)
+            if size == 2:
+                run(upgrade, head)
+                continue
+            with pytest.raises(UnrecognizedSchema, match="its rows 2 would get other values in it"):
+                run(upgrade, head)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        lambda: [Column("a", Text), CheckConstraint("a <> ':memory'")],
+        lambda: [Column("a", Text, CheckConstraint("a <> ':memory'"))],
+        lambda: [Column("a", Text, server_default=text("':memory'"))],
+        lambda: [Column("a", Text), Column("b", Text, Computed("a || ':memory'"))],
+        lambda: [Column("a", Text), Index("i", text("instr(a, ':memory')"))],
+        lambda: [Column("a", Text), Index("i", "a", sqlite_where=text("a <> ':memory'"))],
+    ],
+)
+def test_a_colon_that_would_become_null_is_refused(items: Callable[[], list[SchemaItem]]) -> None:
+    metadata = MetaData()
+    Table("t", metadata, *items())
+    with pytest.raises(CommandError, match=r"table t: .* put a backslash before the colon"):
+        shape_of_metadata(metadata)
 
 
 def test_tables_of_one_definition_are_not_taken_for_each_other() -> None:

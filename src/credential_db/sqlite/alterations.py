@@ -11,10 +11,10 @@ from alembic.util import CommandError
 from sqlalchemy import Column, Connection, MetaData, Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from credential_db.sqlite import reflection
 from credential_db.sqlite.alembic_internals import driver_connection_of, unobserved_engine
 from credential_db.sqlite.ddl_text import normalized
 from credential_db.sqlite.driver import quoted
-from credential_db.sqlite.reflection import creation_of_table, indexes_by_name, statement_of
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape, read_shape
 
@@ -66,6 +66,7 @@ def shape_of_metadata(metadata: MetaData) -> Shape:
     """
     with database_in_memory() as connection:
         try:
+            reflection.refuse_parameters(metadata)
             metadata.create_all(connection)
         except SQLAlchemyError as error:
             reason = getattr(error, "orig", error)
@@ -73,21 +74,13 @@ def shape_of_metadata(metadata: MetaData) -> Shape:
         return shape_of(connection)
 
 
-def creation(table: Table) -> list[ops.MigrateOperation]:
-    """A table with its indexes."""
-    return [
-        creation_of_table(table),
-        *(ops.CreateIndexOp.from_index(index) for index in indexes_by_name(table).values()),
-    ]
-
-
 def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.MigrateOperation]:
     """From one definition to another: in place where SQLite can, else by a copy of the table."""
-    before, after = indexes_by_name(old), indexes_by_name(new)
+    before, after = reflection.indexes_by_name(old), reflection.indexes_by_name(new)
     changed = {
         name
         for name in before.keys() & after
-        if statement_of(before[name]) != statement_of(after[name])
+        if reflection.statement_of(before[name]) != reflection.statement_of(after[name])
     }
     drop_indexes = [
         ops.DropIndexOp.from_index(index)

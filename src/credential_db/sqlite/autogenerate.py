@@ -26,14 +26,13 @@ from credential_db.sqlite.alterations import (
     Code,
     InPlace,
     commented,
-    creation,
     database_in_memory,
     shape_of,
     shape_of_metadata,
     transition,
 )
 from credential_db.sqlite.driver import quoted
-from credential_db.sqlite.reflection import creation_of_table, reflect
+from credential_db.sqlite.reflection import creation, creation_of_table, reflect
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape
 

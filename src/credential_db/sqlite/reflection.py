@@ -5,6 +5,7 @@ import warnings
 
 from alembic.migration import MigrationContext
 from alembic.operations import ops
+from alembic.util import CommandError
 from sqlalchemy import (
     CheckConstraint,
     Connection,
@@ -99,6 +100,12 @@ def _index(entry: SchemaObject) -> Index:
     ).to_index()
 
 
+def creation(table: Table) -> list[ops.MigrateOperation]:
+    """A table with its indexes."""
+    indexes = indexes_by_name(table).values()
+    return [creation_of_table(table), *map(ops.CreateIndexOp.from_index, indexes)]
+
+
 def creation_of_table(table: Table) -> ops.CreateTableOp:
     """What creates a table, with the CHECKs of its columns."""
     step = ops.CreateTableOp.from_table(table)
@@ -110,6 +117,28 @@ def creation_of_table(table: Table) -> ops.CreateTableOp:
     ]
     step.columns = [*step.columns, *checks]
     return step
+
+
+def refuse_parameters(metadata: MetaData) -> None:
+    """Raise a ``CommandError`` where SQLAlchemy would write NULL for a colon and a word."""
+    for table in metadata.tables.values():
+        indexes = [
+            part
+            for index in table.indexes
+            for part in (*index.expressions, index.dialect_options["sqlite"]["where"])
+        ]
+        columns = [
+            getattr(column.server_default, attribute, None)
+            for column in table.columns
+            for attribute in ("arg", "sqltext")
+        ]
+        checks = [getattr(step, "sqltext", None) for step in creation_of_table(table).columns]
+        for clause in (*indexes, *columns, *checks):
+            if isinstance(clause, TextClause) and clause.compile().params:
+                raise CommandError(
+                    f"table {table.name}: to SQLAlchemy, a colon and a word are a parameter, and "
+                    f"it would write NULL: put a backslash before the colon in {clause.text!r}"
+                )
 
 
 def indexes_by_name(table: Table) -> dict[str, Index]:

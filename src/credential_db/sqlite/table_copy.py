@@ -78,8 +78,8 @@ def copy_table(
 
 def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[str, str]) -> None:
     shape = read_shape(connection, (table, copy), ())
-    rows = connection.execute(f"PRAGMA main.table_info({quoted(copy)})")  # but for computed ones
-    kept = sorted({row[1].lower() for row in rows} & shape.columns[table] - values.keys())
+    kept = sorted(_stored(connection, copy) & shape.columns[table] - values.keys())
+    compared = sorted({*kept, *_stored(connection, table) & shape.columns[copy] - values.keys()})
     cells = {**{name: f"o.{quoted(name)}" for name in kept}, **values}
     rowid = shape.rowids.get(copy)
     if rowid is None or rowid.lower() not in kept:
@@ -93,7 +93,7 @@ def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[s
     try:
         connection.execute(insert)
         reason = "would get other values in it"
-        misfits = _changed_rows(connection, table, copy, kept, key)
+        misfits = _changed_rows(connection, table, copy, compared, key)
     except driver(connection).IntegrityError as error:
         reason = f"do not fit it ({known_text(error).replace(copy, table)})"
         misfits = _refused_rows(connection, table, insert)
@@ -104,6 +104,13 @@ def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[s
         )
 
 
+def _stored(connection: DBAPIConnection, table: str) -> set[str]:
+    """The names of a table's columns, in lower case, but for computed ones."""
+    return {
+        row[1].lower() for row in connection.execute(f"PRAGMA main.table_info({quoted(table)})")
+    }
+
+
 def named(rows: Sequence[Any]) -> str:
     """Rows by their rowids, or the first of them."""
     more = f" and {len(rows) - _NAMED_AT_MOST} more" if rows[_NAMED_AT_MOST:] else ""
@@ -111,12 +118,12 @@ def named(rows: Sequence[Any]) -> str:
 
 
 def _changed_rows(
-    connection: DBAPIConnection, table: str, copy: str, kept: list[str], key: str
+    connection: DBAPIConnection, table: str, copy: str, compared: list[str], key: str
 ) -> list[Any]:
     """Rows that the copy lacks, or has with another value or storage class."""
     same = " AND ".join(
         f"+n.{name} IS +o.{name} AND CAST(n.{name} AS BLOB) IS CAST(o.{name} AS BLOB)"
-        for name in map(quoted, kept)
+        for name in map(quoted, compared)
     )
     return [
         row
