@@ -702,6 +702,16 @@ def test_tables_of_one_definition_are_not_taken_for_each_other() -> None:
         both_ways(metadata, head)
 
 
+def test_a_table_that_is_renamed_and_altered_is_not_dropped_without_a_word() -> None:
+    metadata = MetaData()
+    Table("new", metadata, Column("x", Integer))
+    with database_in_memory("CREATE TABLE old (x TEXT)") as head:
+        upgrade, _ = both_ways(metadata, head)
+        migration = MigrationContext.configure(head)
+        code = render_python_code(upgrade, migration_context=migration).replace("\n    #  ", "")
+    assert "If it is to become new, write another revision instead, that renames it alone" in code
+
+
 def test_what_cannot_be_generated_is_said_before_it_is_written() -> None:
     """SQLAlchemy does not reflect the clause, so that the way back would lose it."""
     metadata = MetaData()

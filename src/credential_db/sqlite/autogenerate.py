@@ -162,8 +162,17 @@ def _steps(
         downgrade.insert(0, ops.DropTableOp.from_table(table))
     for table in dropped:
         declared = f'changes_rows_of = ("{table.name}",)'
-        stops = commented(f"Where it has rows, this stops until the revision says: {declared}")
-        upgrade += [Code(stops, ("drop_table", table.name)), ops.DropTableOp.from_table(table)]
+        stops = f"Where it has rows, this stops until the revision says: {declared}"
+        if created:
+            names = ", ".join(each.name for each in created)
+            stops += (
+                f". If it is to become {names}, write another revision instead, that renames it "
+                "alone, and one for the rest"
+            )
+        upgrade += [
+            Code(commented(stops), ("drop_table", table.name)),
+            ops.DropTableOp.from_table(table),
+        ]
         downgrade += creation(table)
     downgrade += [_table_renamed(new, old) for old, new in renamed]
     return upgrade, downgrade
