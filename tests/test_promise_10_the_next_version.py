@@ -30,6 +30,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     func,
     text,
 )
@@ -440,22 +441,9 @@ REFUSED_EDITS: dict[str, tuple[Edits, Sequence[str]]] = {
         [('"proxy_tokens"', '"Proxy_Tokens"')],
         ["FAILED: to SQLite, table proxy_tokens is the same in capitals: leave its name"],
     ),
-}
-
-
-SUBJECT_COLUMN = '    Column("subject", Text, nullable=False),\n'
-REFUSED_EDITS |= {
-    "a column for one of another definition": (
-        [(SUBJECT_COLUMN, '    Column("label", Text),\n')],
-        ["FAILED: table proxy_tokens loses subject and gets label, of another definition"],
-    ),
     "a foreign key to a table that is gone": (
         [('"ssh_keys.id"', '"keys.id"')],
         ["FAILED: the metadata makes no tables: ", "could not find table 'keys'"],
-    ),
-    "a CHECK of a column that is none": (
-        [(DATA, f'{DATA}    CheckConstraint("more > 1"),\n')],
-        ["FAILED: the metadata makes no tables: no such column: more"],
     ),
 }
 
@@ -539,6 +527,29 @@ CHANGES = {
             ]
         },
         renamed={"people.born": "birth"},
+    ),
+    "a column more": Change(
+        PEOPLE.format("TEXT"),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("born", Text),
+                Column("uses", Integer, nullable=False, server_default=text("0")),
+            ]
+        },
+    ),
+    "a column that SQLite does not add in place": Change(
+        PEOPLE.format("TEXT"),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("born", Text),
+                Column("seen", DateTime, nullable=False, server_default=func.now()),
+            ]
+        },
+        COPY,
     ),
     "a collation less": Change(
         PEOPLE.format("TEXT COLLATE NOCASE"),
@@ -652,7 +663,7 @@ def test_a_change_keeps_every_cell_up_and_down(name: str) -> None:
         run(upgrade, file)
         assert shape_of(file).definition == shape_of_metadata(metadata).definition
         with database_in_memory(change.record) as untouched:
-            assert cells(file, {}) == cells(untouched, change.renamed)
+            assert cells(file, {}).items() >= cells(untouched, change.renamed).items()
         run(downgrade, file)
         assert (cells(file, {}), shape_of(file).definition) == (before, recorded)
         migration = MigrationContext.configure(file)
@@ -692,16 +703,6 @@ def test_a_colon_that_would_become_null_is_refused(items: Callable[[], list[Sche
         shape_of_metadata(metadata)
 
 
-def test_tables_of_one_definition_are_not_taken_for_each_other() -> None:
-    metadata = MetaData()
-    Table("c", metadata, Column("x", Text))
-    with (
-        database_in_memory("CREATE TABLE a (x TEXT); CREATE TABLE b (x TEXT)") as head,
-        pytest.raises(CommandError, match="a, b would become c, tables of one definition"),
-    ):
-        both_ways(metadata, head)
-
-
 def test_a_table_that_is_renamed_and_altered_is_not_dropped_without_a_word() -> None:
     metadata = MetaData()
     Table("new", metadata, Column("x", Integer))
@@ -712,14 +713,69 @@ def test_a_table_that_is_renamed_and_altered_is_not_dropped_without_a_word() -> 
     assert "If it is to become new, write another revision instead, that renames it alone" in code
 
 
-def test_what_cannot_be_generated_is_said_before_it_is_written() -> None:
-    """SQLAlchemy does not reflect the clause, so that the way back would lose it."""
+class Mine(TypeDecorator[str]):
+    """A type of schema.py's own, which a revision does not import."""
+
+    impl = Text
+    cache_ok = True
+
+
+REFUSED: dict[str, tuple[str, Callable[[], Mapping[str, Sequence[SchemaItem]]], str]] = {
+    "two tables of one definition": (
+        "CREATE TABLE a (x TEXT); CREATE TABLE b (x TEXT)",
+        lambda: {"c": [Column("x", Text)]},
+        r"a, b would become c, tables of one definition, and nobody can tell",
+    ),
+    "a table in other capitals": (
+        "CREATE TABLE t (x TEXT)",
+        lambda: {"T": [Column("x", Text)]},
+        r"to SQLite, table t is the same in capitals: leave its name",
+    ),
+    "two columns of one definition": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT, y TEXT)",
+        lambda: {"t": [key(), Column("v", Text), Column("w", Text)]},
+        r"table t loses x, y and gets v, w, all of one definition, and nobody can tell",
+    ),
+    "a column for one of another definition": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT)",
+        lambda: {"t": [key(), Column("y", Integer)]},
+        r"table t loses x and gets y, of another definition, and nobody can tell",
+    ),
+    "a column without a value": (
+        "CREATE TABLE t (x TEXT)",
+        lambda: {"t": [Column("x", Text), Column("y", Text, nullable=False)]},
+        r"table t gets y, which may not be NULL and has no default",
+    ),
+    "a CHECK of no column": (
+        "CREATE TABLE t (x TEXT)",
+        lambda: {"t": [Column("x", Text), CheckConstraint("y > 1")]},
+        r"the metadata makes no tables: no such column: y",
+    ),
+    "a foreign key to no table": (
+        "CREATE TABLE t (x TEXT)",
+        lambda: {"t": [Column("x", Text, ForeignKey("gone.x"))]},
+        r"the metadata makes no tables: .* could not find table 'gone'",
+    ),
+    "a type that a revision does not know": (
+        "CREATE TABLE t (x TEXT)",
+        lambda: {"t": [Column("x", Text), Column("y", Mine)]},
+        r"the way up cannot be generated \(NameError: .*\): write this revision by hand",
+    ),
+    "a clause that SQLAlchemy does not reflect": (
+        "CREATE TABLE t (x TEXT, UNIQUE (x) ON CONFLICT IGNORE)",
+        lambda: {"t": [Column("x", Text, unique=True)]},
+        r"the way down cannot be generated \(- t: ON CONFLICT IGNORE\): write this revision",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_told_or_made_is_refused(name: str) -> None:
+    record, tables, said = REFUSED[name]
     metadata = MetaData()
-    Table("t", metadata, Column("x", Text, unique=True))
-    with (
-        database_in_memory("CREATE TABLE t (x TEXT, UNIQUE (x) ON CONFLICT IGNORE)") as head,
-        pytest.raises(CommandError, match=r"the way down cannot .* ON CONFLICT IGNORE\): write"),
-    ):
+    for table, items in tables().items():
+        Table(table, metadata, *items)
+    with database_in_memory(record) as head, pytest.raises(CommandError, match=said):
         both_ways(metadata, head)
 
 
@@ -777,9 +833,10 @@ def test_a_revision_that_is_not_on_record_is_not_overwritten(tmp_path: Path) -> 
 
 
 def test_another_bump_on_top(tmp_path: Path) -> None:
-    """Whatever the first has left: a computed column, in a table that the second has to copy."""
+    """Whatever the first has left: a computed column and indexes of a table that is copied."""
     project = Project(tmp_path / "project")
-    project.edit(*BUMPS["a computed column"].edits, *BUMPS["an index"].edits)
+    length = (DATA, f'{DATA}    Index("ix_length", text("length(data) DESC")),\n')
+    project.edit(*BUMPS["a computed column"].edits, *BUMPS["an index"].edits, length)
     project.bump()
     project.edit(
         ('Computed("length(data)")', 'Computed("length(provider)")'),
