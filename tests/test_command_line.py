@@ -412,7 +412,7 @@ class TestHelp:
     def test_it_does_not_offer_what_makes_no_sense(self, shell: CommandLine, words: str) -> None:
         assert words not in shell("--help").stdout.split()
 
-    @pytest.mark.parametrize("exit_status", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130])
+    @pytest.mark.parametrize("exit_status", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 141])
     def test_it_lists_every_exit_status(self, shell: CommandLine, exit_status: int) -> None:
         _, _, listed = shell("--help").stdout.partition("exit status:\n")
         assert f"  {exit_status:<3}  " in listed, "name it in EXIT_STATUSES of remedies.py"

@@ -57,6 +57,7 @@ def _shape_check() -> str:
     )
 
 
+LAST_LEGACY_VERSION = 2  # the newest that releases before Alembic wrote
 _SHAPE_CHECK = _shape_check()
 # What SQLite says of a missing table or column, and of one too many.
 _OTHER_SHAPE = ("no such ", "sub-select returns")

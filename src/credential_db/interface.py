@@ -88,7 +88,7 @@ def upgrade(
             from credential_db.sqlite.backup import checked_backup_path  # not at process start
 
             backup = checked_backup_path(backup)
-        # At every process start, so before anything is done for the sake of what follows.
+        # Asked first: most calls find a current file, and need nothing else.
         if not repair and cipher_settings is None and _is_current(target, passphrase, timeout):
             return Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
         opened = Target(target, cipher=Cipher.given(passphrase, cipher_settings), timeout=timeout)
@@ -191,7 +191,7 @@ def status_of_target(target: Target) -> Status:
 
 
 def _status_of(connection: DBAPIConnection) -> Status:
-    from credential_db import shim  # only where it is not that simple
+    from credential_db import shim  # imported here, so that a process start does not pay for it
     from credential_db.sqlite import adoption
     from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 

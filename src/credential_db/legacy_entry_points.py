@@ -1,14 +1,12 @@
 """Drop-ins for the two functions that hosts of earlier releases call on their own connection."""
 
-from credential_db.current import done_at_once
+from credential_db.current import LAST_LEGACY_VERSION, done_at_once
 from credential_db.head import DDL, SCHEMA_VERSION
 from credential_db.interface import upgrade_target
 from credential_db.sqlite.driver import DBAPIConnection, create, first_row
 from credential_db.sqlite.lending import borrowed, busy_timeout
 from credential_db.sqlite.target import Target, failure_of
 from credential_db.sqlite.transaction import write_transaction
-
-_LAST_LEGACY_VERSION = 2
 
 
 def ensure_credentials_schema(conn: DBAPIConnection) -> None:
@@ -31,7 +29,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
         opened.timeout = busy_timeout(conn) / 1000
         if done_at_once(conn, opened):
             return
-        if _LAST_LEGACY_VERSION < SCHEMA_VERSION > first_row(conn, "PRAGMA main.user_version")[0]:
+        if LAST_LEGACY_VERSION < SCHEMA_VERSION > first_row(conn, "PRAGMA main.user_version")[0]:
             upgrade_target(opened)
             return
         with borrowed(conn), write_transaction(conn, opened):

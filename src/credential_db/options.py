@@ -27,7 +27,7 @@ X_ARGUMENTS = {
 
 
 class Options(NamedTuple):
-    """Everything that one command of Alembic is to know besides its own arguments."""
+    """What a command is given besides its own arguments."""
 
     target: Target
     backup: str | None = None

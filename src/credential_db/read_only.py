@@ -76,7 +76,7 @@ def write_revision() -> None:
 @contextlib.contextmanager
 def _recorded(version: int) -> Iterator[Connection]:
     """A database in memory that is just what the record of a version says."""
-    # Alembic says of SQLite what is not so of this comparison.
+    # Without Alembic's lines about a database: it is the record, and not the user's file.
     logger = logging.getLogger("alembic.runtime.migration")
     before, logger.disabled = logger.disabled, True
     try:

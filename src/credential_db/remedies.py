@@ -32,6 +32,7 @@ EXIT_STATUSES: tuple[tuple[int, type[Exception] | tuple[()], str], ...] = (
     (8, NotADatabase, "no database, or its passphrase is missing or wrong"),
     (9, ReadOnlyDatabase, "it needs a change and cannot be written"),
     (130, (), "interrupted"),
+    (141, (), "nobody reads its output any more"),
 )
 
 # Alembic knows neither the file's name nor this command's.

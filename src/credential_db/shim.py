@@ -8,6 +8,7 @@ can; whatever else a file says is refused here.
 
 from typing import NamedTuple
 
+from credential_db.current import LAST_LEGACY_VERSION
 from credential_db.head import SCHEMA_VERSION
 from credential_db.records import record, shape_of_file, tables_ever
 from credential_db.sqlite.driver import DBAPIConnection
@@ -15,8 +16,6 @@ from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 from credential_db.sqlite.scrub import refuse_damage
 from credential_db.sqlite.shape import Shape
 from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, stamps, user_version, version_of
-
-LAST_LEGACY_VERSION = 2
 
 
 class Found(NamedTuple):

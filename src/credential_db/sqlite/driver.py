@@ -81,6 +81,11 @@ def is_drivers_own(error: BaseException) -> bool:
     return is_driver_error(error) and type(error).__module__.endswith(("sqlite3", "dbapi2"))
 
 
+def has_temporary(connection: DBAPIConnection) -> bool:
+    """Whether a temporary schema was opened: to look into it would, and hold it for a while."""
+    return any(name == "temp" for _, name, _ in databases(connection))
+
+
 def error_name(error: BaseException) -> str:
     """SQLite's name of an error, empty for any other: https://www.sqlite.org/rescode.html."""
     return str(getattr(error, "sqlite_errorname", ""))

@@ -9,6 +9,7 @@ from credential_db.sqlite.driver import (
     driver,
     error_name,
     first_row,
+    has_temporary,
     main_file,
     size_in_bytes,
 )
@@ -162,8 +163,8 @@ def _wanted(connection: DBAPIConnection) -> dict[str, str | int]:
     wanted = dict(_PRAGMAS)
     if size_in_bytes(connection) <= IN_MEMORY:
         wanted["cache_spill"] = 0  # a refused upgrade then never writes to the file at all
-        if not connection.execute("SELECT 1 FROM temp.sqlite_master LIMIT 1").fetchone():
-            wanted["temp_store"] = 2  # in memory; whatever is temporary now would be dropped
+        if not has_temporary(connection):  # which that would drop
+            wanted["temp_store"] = 2  # in memory
     (journal_mode,) = connection.execute("PRAGMA main.journal_mode").fetchone()
     if journal_mode in ("off", "memory") and main_file(connection):
         # Without a journal on disk, a crash leaves neither the old version nor the new one.

@@ -25,7 +25,7 @@ def is_to_be_scrubbed(connection: DBAPIConnection) -> bool:
 
 
 def is_due(connection: DBAPIConnection) -> bool:
-    """Whether to scrub after this commit: always, where a number of the user's takes no mark."""
+    """Whether to scrub after this commit: it is marked, or has a number of its user's instead."""
     return application_id(connection) != NO_MARK
 
 

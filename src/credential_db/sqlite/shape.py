@@ -19,7 +19,7 @@ from credential_db.sqlite.ddl_text import (
     normalized,
     without_comments,
 )
-from credential_db.sqlite.driver import DBAPIConnection, quoted
+from credential_db.sqlite.driver import DBAPIConnection, has_temporary, quoted
 
 
 class SchemaObject(NamedTuple):
@@ -42,6 +42,8 @@ def objects(connection: DBAPIConnection, schema: str = "main") -> list[SchemaObj
 
     https://www.sqlite.org/schematab.html. The operators keep a host's converters off.
     """
+    if schema == "temp" and not has_temporary(connection):
+        return []
     return [
         SchemaObject(schema, *row)
         for row in connection.execute(
