@@ -22,10 +22,12 @@ from alembic.operations import Operations, ops
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event, pool
+from sqlalchemy import Column, Integer, Text, event, inspect, pool
 
 from credential_db import scripts
 from credential_db.sqlite import alembic_internals as internals
+from credential_db.sqlite.alterations import database_in_memory
+from credential_db.sqlite.errors import CredentialDBError
 
 VERSIONS = ", ".join(
     f"{name} {importlib.metadata.version(name)}" for name in ("alembic", "sqlalchemy")
@@ -197,3 +199,16 @@ def test_a_revision_takes_op_from_this_package(file: Path) -> None:
         )
         live = [name for name in names if name.startswith("credential_db.schema")]
         assert not live, f"{file.name} imports {live}: when that changes, the revision would, too"
+
+
+def test_item_6_batch_mode_says_whether_it_copies() -> None:
+    with database_in_memory("CREATE TABLE t (a TEXT)") as connection:
+        careful = internals.CarefulOperations(MigrationContext.configure(connection))
+        with careful.batch_alter_table("t") as batch:
+            batch.add_column(Column("b", Text))
+        with (
+            pytest.raises(CredentialDBError, match="would copy table t, and change cells"),
+            careful.batch_alter_table("t") as batch,
+        ):
+            batch.alter_column("a", type_=Integer)
+        assert [column["name"] for column in inspect(connection).get_columns("t")] == ["a", "b"]

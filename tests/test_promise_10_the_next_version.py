@@ -974,6 +974,11 @@ CARELESS = {
         BATCH.format("'ssh_keys'", "'comment', nullable=True"),
         [WITHOUT_DEFINITION, "ssh_keys: AUTOINCREMENT", "ssh_keys: CHECK (key_type in('ed25519',"],
     ),
+    "a copy of Alembic's own": Careless(
+        BATCH.format("'credentials'", "'data', nullable=True, type_=sa.Integer"),
+        ["FAILED: op.batch_alter_table would copy table credentials", "op.copy_table keeps them"],
+        edits=[(DATA, '    Column("data", Integer),\n')],
+    ),
     "a lost cascade": Careless(
         "op.copy_table('ssh_key_assignments', sa.Column('scope', sa.Text, nullable=False),\n"
         "        sa.Column('key_id', sa.Integer, nullable=False),\n"

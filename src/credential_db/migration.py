@@ -15,6 +15,7 @@ from credential_db.scripts import HEAD
 from credential_db.sql_script import number_follows_stamp
 from credential_db.sqlite import adoption, scrub
 from credential_db.sqlite.alembic_internals import (
+    CarefulOperations,
     command_name,
     context,
     go_by,
@@ -166,7 +167,7 @@ class Migration:
             migration = context.get_context()
             # Past the converters of the connection's owner, who may have one for VARCHAR.
             go_by(migration, self._heads)
-            with operating(migration):
+            with operating(migration, CarefulOperations):
                 migration.run_migrations()
             self._converted = migration.opts.get("converted", ())
         drop_empty_stamp(self._connection)

@@ -21,6 +21,7 @@ from sqlalchemy.event.base import Events
 from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 from sqlalchemy.pool.events import PoolEvents
 
+from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.failures import bare, clean
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def pinned() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def operating(migration: MigrationContext) -> Iterator[None]:
+def operating(migration: MigrationContext, kind: type[Operations] = Operations) -> Iterator[None]:
     """Let ``op`` work on this migration for a while, as ``Operations.context`` does Alembic's."""
-    token = _operations.set(Operations(migration))
+    token = _operations.set(kind(migration))
     try:
         yield
     finally:
@@ -192,3 +193,22 @@ def refuse_branch(head: str) -> None:
             f"revisions are one line, and the next one follows {head}: leave out --head, --splice, "
             "--branch-label, --version-path and --depends-on"
         )
+
+
+# 6. Whether batch mode copies a table is decided at the end of its block, by a method of its own.
+
+
+class CarefulOperations(Operations):
+    """Alembic's, on a file with rows, but for the copies of tables that Alembic makes itself."""
+
+    @contextlib.contextmanager
+    def batch_alter_table(self, table_name: str, *given: Any, **options: Any) -> Iterator[Any]:
+        """Refuse to copy: it converts cells, and gives rows other rowids."""
+        with super().batch_alter_table(table_name, *given, **options) as batch:
+            yield batch
+            if batch.impl._should_recreate():
+                raise CredentialDBError(
+                    f"op.batch_alter_table would copy table {table_name}, and change cells and "
+                    "rowids. Nothing was changed; this is a mistake in the revision: op.copy_table "
+                    "keeps them, and with recreate='never' SQLite alters in place what it can"
+                )
