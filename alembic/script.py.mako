@@ -1,4 +1,4 @@
-"""${up_revision}: ${message.rstrip(".")}.
+"""${message[:1].upper() + message[1:].rstrip(".")}.
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}

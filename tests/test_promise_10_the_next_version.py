@@ -289,7 +289,7 @@ def generated(project: Project, printed: str) -> str:
     """The upgrade of the revision that was written, in one line."""
     assert project.changed() == BUMPED, f"a bump is these four files\n{printed}"
     code = project.new_revision.read_text()
-    assert code.startswith('"""v3: the next one.\n\nRevision ID: v3\nRevises: v2\n')
+    assert code.startswith('"""The next one.\n\nRevision ID: v3\nRevises: v2\n')
     upgrade = code.partition("def upgrade")[2].partition("def downgrade")[0]
     return " ".join(upgrade.replace("'", '"').split()).replace("( ", "(")
 
@@ -396,6 +396,47 @@ def test_a_bump_by_the_commands_of_the_chapter(tmp_path: Path) -> None:
     assert "recorded: src/credential_db/head.py, src/credential_db/records/v3.sql" in made
     generated(project, made)
     assert run("tools/record.py", "--check") == "the record is up to date\n"
+
+
+def test_a_revision_that_is_still_to_be_filled_in_is_not_called_a_failure(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["a wider CHECK"].edits)
+    result = subprocess.run(
+        [sys.executable, "-m", "alembic", "revision", "-m", "by hand"],
+        cwd=project.path,
+        env={**os.environ, "PYTHONPATH": str(project.path / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"{project.new_revision} is written, and not on record yet" in result.stderr
+    assert "FAILED" not in result.stderr
+
+
+def test_what_is_generated_passes_mypy(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS["a wider CHECK"].edits)
+    project.bump()
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", str(project.new_revision)],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "op.copy_table(" in project.new_revision.read_text()
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_way_back_says_what_goes_with_it(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.edit(*BUMPS[NEW_TABLE].edits, *BUMPS["a column with a default"].edits)
+    project.bump()
+    back = project.new_revision.read_text().partition("def downgrade")[2]
+    assert "# Where it has rows, this stops until the revision says: changes_rows_of = (" in back
+    assert "# - " in back, "a column that is dropped has a line of its own"
 
 
 def test_a_change_that_is_not_made_yet_is_reported_by_check(tmp_path: Path) -> None:
@@ -792,7 +833,7 @@ def test_three_steps_to_a_column_that_is_computed_in_python(tmp_path: Path) -> N
         "    if provider == 'bad':\n        raise BadRow('has no such provider')\n"
         '    return provider.upper()\n\n\nrevision = "v4"',
     )
-    body = 'convert_rows("credentials", label=Conversion(label_of, ("provider",)))'
+    body = 'convert_rows("credentials", {"label": Conversion(label_of, ("provider",))})'
     fill.write_text(code.replace("    pass", f"    {body}", 1))
     assert "exit status 0" in project.run(("record", {}))[0]
     project.edit(('Column("label", Text)', 'Column("label", Text, nullable=False)'))
@@ -844,7 +885,7 @@ def test_another_bump_on_top(tmp_path: Path) -> None:
     )
     project.bump()
     code = (project.versions / "v4.py").read_text()
-    assert code.startswith('"""v4: the next one.\n\nRevision ID: v4\nRevises: v3\n')
+    assert code.startswith('"""The next one.\n\nRevision ID: v4\nRevises: v3\n')
     assert "computed AS (length(provider))" in code, "autogenerate does not see the expression"
     assert_well_formed(project)
     vaults = [Vault(tmp_path / f"v{version}.db") for version in range(3)]
@@ -878,7 +919,7 @@ def test_a_plain_revision_is_empty_and_valid(tmp_path: Path, development_file: s
     project.run(("revision", {"message": "fill label"}))
     assert own.files() == before
     code = project.new_revision.read_text()
-    assert '"""v3: fill label.' in code
+    assert '"""Fill label.' in code
     assert code.count("\n    pass\n") == 2
     assert_well_formed(project)
     file = Vault(tmp_path / "v2.db").create(2, content=keys(2))
@@ -997,6 +1038,16 @@ CARELESS = {
         "op.execute('DELETE FROM ssh_key_assignments')",
         ["table ssh_key_assignments had 8 rows and would have 0"],
         declared='changes_rows_of = ("credentials",)',
+    ),
+    "what is said to change is no tuple": Careless(
+        "op.execute('DELETE FROM credentials')",
+        ["changes_rows_of is a tuple", "'credentials' is none"],
+        declared='changes_rows_of = ("credentials")',
+    ),
+    "what is said to change is no table": Careless(
+        "op.execute('DELETE FROM credentials')",
+        ["('credential',) is none"],
+        declared='changes_rows_of = ("credential",)',
     ),
     "an added row": Careless(
         "op.execute(\"INSERT INTO credentials SELECT 'a', 'b', 'c' FROM ssh_keys LIMIT 1\")",

@@ -106,12 +106,16 @@ def fail_each_statement(victim: Victim, move: Callable[[Any], None], *, for_good
 # Each has nearly all of its statements in common with the ones that are left out: v1 to v2, files
 # without rows, the other journal mode.
 @pytest.mark.parametrize(
-    ("version", "journal_mode"),
-    [(0, "delete"), (0, "wal"), (2, "delete")],
-    ids=["v0 to v2, delete", "v0 to v2, wal", "v2 to v0, delete"],
+    ("version", "journal_mode", "check"),
+    [(0, "delete", True), (0, "wal", False), (2, "delete", True)],
+    ids=["v0 to v2, delete", "v0 to v2 with a table copy, wal", "v2 to v0, delete"],
 )
-def test_whichever_statement_fails(plain_vault: Vault, version: int, journal_mode: str) -> None:
-    victim = victim_at(version, plain_vault, content=keys(2), journal_mode=journal_mode)
+def test_whichever_statement_fails(
+    plain_vault: Vault, version: int, journal_mode: str, check: bool
+) -> None:
+    victim = victim_at(
+        version, plain_vault, content=keys(2), journal_mode=journal_mode, check=check
+    )
     fail_each_statement(victim, downgrade if version == 2 else upgrade, for_good=False)
 
 

@@ -262,10 +262,20 @@ def test_rows_are_refused(project: Project) -> None:
     assert project.changed() == {"alembic/versions/v3.py"}
 
 
-def test_a_revision_that_fails_is_named(project: Project) -> None:
-    project.write("op.execute('ALTER TABLE credentials ADD COLUMN data TEXT')")
-    printed = record(project)
-    assert "FAILED: revision v3 fails on an empty file: duplicate column name: data" in printed
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "op.execute('ALTER TABLE credentials ADD COLUMN data TEXT')",
+            "OperationalError: duplicate column name: data",
+        ),
+        ("from alembic import op; op.drop_table('credentials')", "NameError: Can't invoke"),
+        ("op.execute(1 / 0)", "ZeroDivisionError"),
+    ],
+)
+def test_a_revision_that_fails_is_named(project: Project, body: str, reason: str) -> None:
+    project.write(body)
+    assert f"FAILED: revision v3 fails on an empty file: {reason}" in record(project)
 
 
 def test_a_number_that_is_left_out_is_refused(project: Project) -> None:

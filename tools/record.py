@@ -30,7 +30,6 @@ from alembic.config import Config  # noqa: E402
 from alembic.migration import MigrationContext  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
 from alembic.util import CommandError  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from credential_db.schema import metadata  # noqa: E402
 from credential_db.scripts import refuse_disorder  # noqa: E402
@@ -132,8 +131,10 @@ def replay() -> Iterator[Shape]:
             for version, revision in enumerate(reversed(list(scripts.walk_revisions()))):
                 try:
                     revision.module.upgrade()
-                except (SQLAlchemyError, sqlite3.Error) as error:
-                    reason = getattr(error, "orig", error)
+                except CommandError:
+                    raise
+                except Exception as error:
+                    reason = f"{type(error).__name__}: {getattr(error, 'orig', error)}"
                     raise Refusal(f"revision v{version} fails on an empty file: {reason}") from None
                 shape = shape_of(connection)
                 for table in shape.columns:

@@ -27,8 +27,10 @@ def upgrade() -> None:
         return  # a newer program made the table, in its own shape
     convert_rows(
         "ssh_keys",
-        private_pem=Conversion(to_pkcs8, ("private_pem", "key_type", "public_blob")),
-        fingerprint=Conversion(sha256_fingerprint, ("public_blob",)),
+        {
+            "private_pem": Conversion(to_pkcs8, ("private_pem", "key_type", "public_blob")),
+            "fingerprint": Conversion(sha256_fingerprint, ("public_blob",)),
+        },
         called="SSH keys",
         key="id",
         double=ONE_KEY_A_ROW,
@@ -43,8 +45,10 @@ def downgrade() -> None:
         return
     convert_rows(
         "ssh_keys",
-        private_der=Conversion(to_openssh, ("private_der", "key_type", "public_blob")),
-        fingerprint=Conversion(hex_fingerprint, ("public_blob",)),
+        {
+            "private_der": Conversion(to_openssh, ("private_der", "key_type", "public_blob")),
+            "fingerprint": Conversion(hex_fingerprint, ("public_blob",)),
+        },
         called="SSH keys",
         key="id",
         double=ONE_KEY_A_ROW,

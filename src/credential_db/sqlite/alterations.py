@@ -1,7 +1,6 @@
 """From one definition of a table to another: the steps, tried out on SQLite itself."""
 
 import contextlib
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,28 +16,7 @@ from credential_db.sqlite.ddl_text import normalized
 from credential_db.sqlite.driver import quoted
 from credential_db.sqlite.revising import CopyTable
 from credential_db.sqlite.shape import Shape, read_shape
-
-
-class Code(ops.MigrateOperation):
-    """Lines of a revision that Alembic has no renderer for, and what ``alembic check`` prints."""
-
-    def __init__(self, lines: Sequence[str], difference: tuple[str, ...]) -> None:
-        """Take both."""
-        self.lines = list(lines)
-        self.difference = difference
-
-    def to_diff_tuple(self) -> tuple[str, ...]:
-        """What ``alembic check`` prints."""
-        return self.difference
-
-
-def commented(text: str) -> list[str]:
-    """Lines of a comment, however long the text is."""
-    return [f"# {line}" for line in textwrap.wrap(text, 92, subsequent_indent="  ")]
-
-
-class InPlace(ops.ModifyTableOps):
-    """Steps that SQLite takes in place: columns added, dropped and renamed, and indexes."""
+from credential_db.sqlite.steps import Code, InPlace, commented
 
 
 @contextlib.contextmanager
@@ -200,7 +178,7 @@ def _values_for(
             f"table {table.name} gets {names}, which may not be NULL and has no default, and its "
             "rows have no value to put there: give it a server_default; or make three steps of it, "
             "a revision with a column that may be NULL, one that fills it with convert_rows, and "
-            "one that makes it NOT NULL"
+            "one that makes it NOT NULL; or where SQL can compute it, op.copy_table(..., values=)"
         )
     neutral = {"INTEGER": "0", "BLOB": "x''"}
     values = {column.name: neutral.get(str(column.type), "''") for column in needed}

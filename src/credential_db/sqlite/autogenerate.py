@@ -12,47 +12,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy
-from alembic.autogenerate import render_op_text, render_python_code, renderers
-from alembic.autogenerate.api import AutogenContext
+from alembic.autogenerate import render_python_code
 from alembic.migration import MigrationContext
 from alembic.operations import ops
 from alembic.script import write_hooks
 from alembic.util import CommandError
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.dialects import sqlite
 
 from credential_db.sqlite.alembic_internals import context, is_autogenerate, op, operating
 from credential_db.sqlite.alterations import (
-    Code,
-    InPlace,
-    commented,
     database_in_memory,
     shape_of,
     shape_of_metadata,
     transition,
 )
 from credential_db.sqlite.driver import quoted
-from credential_db.sqlite.reflection import creation, creation_of_table, reflect
-from credential_db.sqlite.revising import CopyTable
+from credential_db.sqlite.reflection import creation, reflect
 from credential_db.sqlite.shape import Shape
-
-
-@renderers.dispatch_for(Code)
-def _render_code(_: AutogenContext, code: Code) -> list[str]:
-    return code.lines
-
-
-@renderers.dispatch_for(InPlace)
-def _render_in_place(context: AutogenContext, alteration: InPlace) -> list[str]:
-    block = render_op_text(context, ops.ModifyTableOps(alteration.table_name, alteration.ops))
-    return block.replace("schema=None", "recreate='never'", 1).split("\n")
-
-
-@renderers.dispatch_for(CopyTable)
-def _render_copy(context: AutogenContext, copy: CopyTable) -> str:
-    creation = render_op_text(context, creation_of_table(copy.table))
-    call = creation.replace("create_table(", "copy_table(", 1)
-    return call if not copy.values else f"{call.rstrip()[:-1]}, values={copy.values!r})"
+from credential_db.sqlite.steps import Code, commented
 
 
 @write_hooks.register("ruff_where_installed")
@@ -63,9 +41,13 @@ def format_revision(path: str, _: object) -> None:
 
 
 @write_hooks.register("python_script")
-def run_script(_: str, options: dict[str, str]) -> None:
-    """Run the script that the ini file names, with this Python."""
-    subprocess.run([sys.executable, options["script"]], check=False)
+def run_script(path: str, options: dict[str, str]) -> None:
+    """Run the script that the ini file names, with this Python: tools/record.py."""
+    command = [sys.executable, options["script"]]
+    result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+    if result.returncode:  # as of an empty revision, which is still to be filled in
+        reason = result.stderr.strip().removeprefix("FAILED: ")
+        sys.stderr.write(f"{path} is written, and not on record yet: {reason}\n")
 
 
 def options(metadata: MetaData, head: Connection, next_revision: str) -> dict[str, Any]:
@@ -156,26 +138,29 @@ def _steps(
         if differences:
             recorded, wanted = reflect(head, name), metadata.tables[name]
             upgrade += [*differences, *transition(recorded, wanted)]
-            downgrade += transition(wanted, recorded, back=True)
+            downgrade += [
+                *_differences(model.of(name), before.of(name)),
+                *transition(wanted, recorded, back=True),
+            ]
     for table in created:
         upgrade += creation(table)
-        downgrade.insert(0, ops.DropTableOp.from_table(table))
+        downgrade[:0] = _dropped(table)
+    names = ", ".join(each.name for each in created)
+    becomes = f"If it is to become {names}, write another revision instead, that renames it alone, "
     for table in dropped:
-        declared = f'changes_rows_of = ("{table.name}",)'
-        stops = f"Where it has rows, this stops until the revision says: {declared}"
-        if created:
-            names = ", ".join(each.name for each in created)
-            stops += (
-                f". If it is to become {names}, write another revision instead, that renames it "
-                "alone, and one for the rest"
-            )
-        upgrade += [
-            Code(commented(stops), ("drop_table", table.name)),
-            ops.DropTableOp.from_table(table),
-        ]
+        upgrade += _dropped(table, f"{becomes}and one for the rest." if created else "")
         downgrade += creation(table)
     downgrade += [_table_renamed(new, old) for old, new in renamed]
     return upgrade, downgrade
+
+
+def _dropped(table: Table, remark: str = "") -> list[ops.MigrateOperation]:
+    declared = f'changes_rows_of = ("{table.name}",)'
+    stops = f"Where it has rows, this stops until the revision says: {declared} {remark}"
+    return [
+        Code(commented(stops.rstrip()), ("drop_table", table.name)),
+        ops.DropTableOp.from_table(table),
+    ]
 
 
 def _rename_tables(model: Shape, head: Connection) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """All that a revision needs: Alembic's ``op``, with what is safe on SQLite, and rows to convert."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alembic.operations import MigrateOperation, Operations, ops
 from alembic.util import CommandError
@@ -9,8 +9,8 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
-from credential_db.sqlite import row_conversion, scrub, table_copy
-from credential_db.sqlite.alembic_internals import driver_connection_of, op
+from credential_db.sqlite import alembic_internals, row_conversion, scrub, table_copy
+from credential_db.sqlite.alembic_internals import driver_connection_of
 from credential_db.sqlite.driver import DBAPIConnection, quoted
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.row_conversion import BadRow, Conversion, Double
@@ -25,6 +25,20 @@ __all__ = [
     "op",
     "refuse_rows",
 ]
+
+if TYPE_CHECKING:
+
+    class _Operations(Operations):
+        def copy_table(
+            self,
+            name: str,
+            *definition: Any,
+            values: Mapping[str, str] | None = None,
+            **options: Any,
+        ) -> None: ...
+
+
+op = cast("_Operations", alembic_internals.op)
 
 
 @Operations.register_operation("copy_table")
@@ -95,12 +109,12 @@ def has_column(table: str, column: str) -> bool:
 
 def convert_rows(
     table: str,
+    conversions: Mapping[str, Conversion],
     *,
     error: Callable[[list[tuple[int, str]]], Exception] | None = None,
     key: str = "rowid",
     double: Double | None = None,
     called: str = "",
-    **conversions: Conversion,
 ) -> None:
     """Rewrite columns of every row, one after the other: flat memory, all bad rows in one error.
 
@@ -108,12 +122,12 @@ def convert_rows(
 
     Args:
         table: Whose rows.
+        conversions: For each column to write, a function and the columns that it is called with.
         error: Makes the error that is raised of all bad rows, each with its id and the reason that
             its ``BadRow`` gave; a ``CredentialDBError`` where there is nothing else to make.
         key: The column by which people know a row.
-        double: Where a written column but the first is UNIQUE: what it is made of.
+        double: Where a written column is UNIQUE: what it is made of.
         called: What to call the rows where it is said what was done.
-        conversions: For each column to write, a function and the columns that it is called with.
 
     Raises:
         CommandError: In ``--sql`` mode, for a range that does not begin with an empty file.

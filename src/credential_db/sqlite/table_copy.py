@@ -13,7 +13,7 @@ from typing import Any
 from credential_db.sqlite.driver import DBAPIConnection, driver, is_driver_error, quoted
 from credential_db.sqlite.errors import UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
-from credential_db.sqlite.lending import changed
+from credential_db.sqlite.lending import insist
 from credential_db.sqlite.shape import (
     SchemaObject,
     column_names,
@@ -64,8 +64,13 @@ def copy_table(
     connection.execute(f"DROP TABLE main.{quoted(table)}")
     # 7. Change the name of new_X to X. Where a view or trigger names X, only SQLite's older
     # RENAME TABLE allows that moment without it.
-    with changed(connection, "legacy_alter_table", 1):
+    connection.execute("PRAGMA legacy_alter_table = ON")
+    try:
         connection.execute(f"ALTER TABLE main.{quoted(copy)} RENAME TO {quoted(table)}")
+        connection.execute("PRAGMA legacy_alter_table = OFF")
+    except BaseException:
+        insist(connection, "PRAGMA legacy_alter_table = OFF")
+        raise
     # 8. Use CREATE INDEX, CREATE TRIGGER to reconstruct indexes and triggers.
     for entry in dependants:
         _restore(connection, entry)
