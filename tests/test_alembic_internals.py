@@ -71,7 +71,7 @@ def test_item_1_the_names_of_alembic_are_one_of_each_in_a_process() -> None:
         assert internals.context.config is environment.config, changed(1)
     with closing(sqlite3.connect(":memory:")):
         migration = MigrationContext.configure(dialect_name="sqlite")
-    with internals.operating(migration):
+    with internals.op_for(migration):
         assert internals.op.get_context() is migration, changed(1)
         assert getattr(alembic.op, "_proxy", None) is None, "op of this thread is not Alembic's"
         assert callable(internals.op.copy_table), changed(1)  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ from alembic.util import CommandError  # noqa: E402
 
 from credential_db.schema import metadata  # noqa: E402
 from credential_db.scripts import refuse_disorder  # noqa: E402
-from credential_db.sqlite.alembic_internals import operating  # noqa: E402
+from credential_db.sqlite.alembic_internals import op_for  # noqa: E402
 from credential_db.sqlite.alterations import (  # noqa: E402
     database_in_memory,
     shape_of,
@@ -127,7 +127,7 @@ def replay() -> Iterator[Shape]:
     refuse_disorder(scripts)
     with database_in_memory() as connection:
         migration = MigrationContext.configure(connection, opts={"transactional_ddl": True})
-        with operating(migration):
+        with op_for(migration):
             for version, revision in enumerate(reversed(list(scripts.walk_revisions()))):
                 try:
                     revision.module.upgrade()

@@ -18,9 +18,9 @@ from credential_db.sqlite.alembic_internals import (
     CarefulOperations,
     command_name,
     context,
-    go_by,
     is_purge,
-    operating,
+    op_for,
+    take_heads_from,
 )
 from credential_db.sqlite.backup import Backup
 from credential_db.sqlite.driver import DBAPIConnection, main_file
@@ -166,8 +166,8 @@ class Migration:
             )
             migration = context.get_context()
             # Past the converters of the connection's owner, who may have one for VARCHAR.
-            go_by(migration, self._heads)
-            with operating(migration, CarefulOperations):
+            take_heads_from(migration, self._heads)
+            with op_for(migration, CarefulOperations):
                 migration.run_migrations()
             self._converted = migration.opts.get("converted", ())
         drop_empty_stamp(self._connection)

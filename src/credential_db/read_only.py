@@ -14,7 +14,12 @@ from credential_db.options import Options
 from credential_db.remedies import run_on
 from credential_db.schema import metadata
 from credential_db.sqlite import adoption, alterations, autogenerate
-from credential_db.sqlite.alembic_internals import command_name, context, go_by, refuse_branch
+from credential_db.sqlite.alembic_internals import (
+    command_name,
+    context,
+    refuse_branch,
+    take_heads_from,
+)
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.files import exists
 from credential_db.sqlite.lending import plain_rows
@@ -91,5 +96,5 @@ def _run(version: int | None, **configuration: Any) -> None:
     migration = context.get_context()
     heads = () if version is None else (revision_of(version),)
     # What the shim sees, whether or not Alembic's table says so.
-    go_by(migration, lambda: heads)
+    take_heads_from(migration, lambda: heads)
     migration.run_migrations()

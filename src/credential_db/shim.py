@@ -75,7 +75,7 @@ def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
         return _by_tables_alone(shape)
     stamp = _stamp(found, number)
     if stamp is not None and stamp != number:
-        return _settled(shape, stamp, number)
+        return _where_stamps_disagree(shape, stamp, number)
     if not any(table in columns for table in record(number).columns):
         if stamp is None and not number:
             _refuse_emptied(connection, shape)
@@ -172,7 +172,7 @@ def _claim(number: int, stamp: int | None) -> str:
     return f"the Alembic stamp says {revision_of(stamp)}"
 
 
-def _settled(shape: Shape, stamp: int, number: int) -> Found:
+def _where_stamps_disagree(shape: Shape, stamp: int, number: int) -> Found:
     """Where stamp and number disagree, the tables decide for the higher, if they are just its.
 
     Old software makes such files in normal use: it writes only the number when it migrates, and

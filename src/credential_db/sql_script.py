@@ -9,7 +9,7 @@ from alembic.util import CommandError
 from sqlalchemy import text
 
 from credential_db import records
-from credential_db.sqlite.alembic_internals import command_name, context, operating
+from credential_db.sqlite.alembic_internals import command_name, context, op_for
 from credential_db.sqlite.stamps import STAMP_DDL, STAMP_TABLE, revision_of, version_of
 
 
@@ -34,7 +34,7 @@ def write_script() -> None:
     first, last = (version_of(str(end)) for end in (start, context.get_revision_argument()))
     if command_name() == "upgrade" and first is not None and last is not None and first > last:
         raise CommandError(f"Requested range {start}:{revision_of(last)} goes down")
-    with context.begin_transaction(), operating(migration):
+    with context.begin_transaction(), op_for(migration):
         if command_name() == "upgrade" and start in (None, "base") and last is not None:
             # An empty file, in one shot: revisions that copy or convert rows have none to look at.
             stamp = f"INSERT INTO {STAMP_TABLE} VALUES ('{revision_of(last)}')"

@@ -80,7 +80,7 @@ def pinned() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def operating(migration: MigrationContext, kind: type[Operations] = Operations) -> Iterator[None]:
+def op_for(migration: MigrationContext, kind: type[Operations] = Operations) -> Iterator[None]:
     """Let ``op`` work on this migration for a while, as ``Operations.context`` does Alembic's."""
     token = _operations.set(kind(migration))
     try:
@@ -89,7 +89,7 @@ def operating(migration: MigrationContext, kind: type[Operations] = Operations) 
         _operations.reset(token)
 
 
-def go_by(migration: MigrationContext, heads: Callable[[], tuple[str, ...]]) -> None:
+def take_heads_from(migration: MigrationContext, heads: Callable[[], tuple[str, ...]]) -> None:
     """Let a migration ask this for the file's revisions, instead of Alembic's own query."""
     migration.get_current_heads = heads  # type: ignore[method-assign]
 

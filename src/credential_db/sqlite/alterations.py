@@ -95,7 +95,7 @@ def transition(old: Table, new: Table, *, back: bool = False) -> list[ops.Migrat
         *first,
         *(ops.DropColumnOp.from_column_and_tablename(None, old.name, column) for column in gone),
         *(
-            ops.AddColumnOp.from_column_and_tablename(None, old.name, _bare(column))
+            ops.AddColumnOp.from_column_and_tablename(None, old.name, _without_constraints(column))
             for column in added
         ),
         *create_indexes,
@@ -121,7 +121,7 @@ def _renamed_columns(
         CommandError: Nobody can tell which of them became which.
     """
     renamed: dict[str, str] = {}
-    promises = {column: _promise(column) for column in (*gone, *added)}
+    promises = {column: _definition_without_name(column) for column in (*gone, *added)}
     for column in gone:
         old, new = (
             [str(each.name) for each in columns if promises[each] == promises[column]]
@@ -150,7 +150,7 @@ def _refuse_exchange(table: str, gone: Sequence[Column[Any]], added: Sequence[Co
         )
 
 
-def _promise(column: Column[Any]) -> tuple[frozenset[str], str]:
+def _definition_without_name(column: Column[Any]) -> tuple[frozenset[str], str]:
     """The definition of a column without its name, as SQLite has it."""
     default = column.server_default if column.computed is None else None
     alone = Column("_", column.type, server_default=default, nullable=column.nullable)
@@ -186,7 +186,7 @@ def _values_for(
     return ([Code(commented(comment), ("fill", table.name, names))] if needed else []), values
 
 
-def _bare(column: Column[Any]) -> Column[Any]:
+def _without_constraints(column: Column[Any]) -> Column[Any]:
     """The column without any constraint on it: where it has one, a copy of the table adds that."""
     return Column(
         column.name, column.type, server_default=column.server_default, nullable=column.nullable

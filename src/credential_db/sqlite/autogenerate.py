@@ -20,7 +20,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.dialects import sqlite
 
-from credential_db.sqlite.alembic_internals import context, is_autogenerate, op, operating
+from credential_db.sqlite.alembic_internals import context, is_autogenerate, op, op_for
 from credential_db.sqlite.alterations import (
     database_in_memory,
     shape_of,
@@ -116,7 +116,7 @@ def run(steps: ops.UpgradeOps | ops.DowngradeOps, database: Connection) -> None:
     code = render_python_code(steps, render_as_batch=True, migration_context=migration)
     names: dict[str, Any] = {"op": op, "sa": sqlalchemy, "sqlite": sqlite}
     exec(f"def step():\n    {code}", names)  # noqa: S102, it is what is to be tried
-    with operating(migration):
+    with op_for(migration):
         names["step"]()
 
 

@@ -86,7 +86,7 @@ class Survivors:
 
     def _not_working(self) -> dict[str, str]:
         """Which of the user's views and triggers do not work, and why; nothing of them is run."""
-        self._looks += 1  # stands in the text, by which the driver knows statements
+        self._looks += 1  # makes the text new: the driver would use a statement again
         broken = {}
         for entry in self._objects.values():
             if entry.type in ("view", "trigger"):
