@@ -4,6 +4,7 @@ The database comes from ``Config.attributes["connection"]``, ``-x db=``, ``CREDE
 ``sqlalchemy.url`` in the ini file, the first of them that is there.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -113,9 +114,6 @@ def _is_encrypted(path: str, timeout: float) -> bool:
 
 
 def _timeout(x_arguments: Mapping[str, str], attributes: Mapping[Any, Any]) -> float:
-    try:
+    with contextlib.suppress(OverflowError, TypeError, ValueError):
         return float(x_arguments.get("timeout", attributes.get("timeout", TIMEOUT)))
-    except (OverflowError, TypeError, ValueError):
-        no_number = True
-    assert no_number
     raise CredentialDBError(f"{X_ARGUMENTS['timeout']}: it is a number")

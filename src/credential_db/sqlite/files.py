@@ -183,23 +183,19 @@ def guard_before_change(path: str) -> None:
             )
         wider = stat.S_IMODE(found.st_mode) & ~stat.S_IMODE(database.st_mode)
         if wider:
-            try:
+            with contextlib.suppress(PermissionError):
                 os.chmod(sidecar, stat.S_IMODE(found.st_mode) & ~wider)
-            except PermissionError:
-                refused = True
-            else:
-                refused = False
                 import logging  # costs a process that only looks
 
                 logging.getLogger(__name__).warning(
                     "%s could be read by more users than its database: its mode is now the same",
                     sidecar,
                 )
-            if refused:
-                raise ReadOnlyDatabase(
-                    f"more users may read {sidecar} than its database: run chmod "
-                    f"{stat.S_IMODE(database.st_mode):o} on it, then run again"
-                )
+                continue
+            raise ReadOnlyDatabase(
+                f"more users may read {sidecar} than its database: run chmod "
+                f"{stat.S_IMODE(database.st_mode):o} on it, then run again"
+            )
 
 
 def lock_holders(path: str) -> str:
