@@ -20,7 +20,7 @@ from sqlalchemy import event
 import credential_db
 from attacks import Upgrading, Victim, Watched, another_process
 from credential_db import SCHEMA_VERSION, CredentialDBError, Upgrade, scripts
-from vaults import STAMPS, TABLES, Key, Vault, at_head, keys, upgraded
+from vaults import STAMPS, TABLES, Key, Vault, at_head, keys, upgrade_to_2, upgraded
 
 HEAD = SCHEMA_VERSION
 
@@ -192,7 +192,7 @@ def test_what_an_unfinished_query_keeps_from_being_given_back_is_said(
     plain_vault.create(content=keys(3))
     with lent(plain_vault, "PRAGMA temp_store = FILE") as connection:
         cursor = connection.execute("SELECT * FROM credentials")
-        assert credential_db.upgrade(connection) == (0, HEAD)
+        upgrade_to_2(connection)
         (temp_store,) = connection.execute("PRAGMA temp_store").fetchone()
         cursor.close()
     assert temp_store == 1 or "PRAGMA temp_store = 1 failed" in caplog.text
