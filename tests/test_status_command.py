@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,6 +188,18 @@ def test_any_kind_of_failure_is_1(
 
     monkeypatch.setattr(command_line, "status_of_target", fail)
     assert shell("status") == (1, "", "FAILED: in two lines\n")
+
+
+@pytest.mark.parametrize("command", [["status"], ["current"], ["upgrade", "head"]])
+def test_a_lock_is_waited_for_once(plain_vault: Vault, shell: Shell, command: list[str]) -> None:
+    plain_vault.create(0)
+    with closing(plain_vault.connect()) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        begin = time.monotonic()
+        result = shell("-x", f"db={plain_vault.path}", "-x", "timeout=1.5", *command)
+        waited = time.monotonic() - begin
+    assert "is locked" in result.err
+    assert 1.4 < waited < 2.9, "not a second time, after the look whether a passphrase is needed"
 
 
 class TestWhichDatabase:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from credential_db import passphrase_sources
 from credential_db.sqlite.backup import checked_backup_path
 from credential_db.sqlite.cipher import Cipher
-from credential_db.sqlite.errors import CredentialDBError, NotADatabase
+from credential_db.sqlite.errors import CredentialDBError, DatabaseBusy, NotADatabase
 from credential_db.sqlite.files import exists, file_of_name
 from credential_db.sqlite.opening import TIMEOUT, connect_to_read
 from credential_db.sqlite.target import Target
@@ -103,14 +103,21 @@ def _named_by_environment(default: str | None) -> str:
 
 
 def _is_encrypted(path: str, timeout: float) -> bool:
-    """Or garbage: it cannot be read without a passphrase."""
+    """Or garbage: it cannot be read without a passphrase.
+
+    Raises:
+        DatabaseBusy: It was locked for the whole timeout, and nobody is to wait for that twice.
+    """
     target = Target(path, timeout=timeout)
     try:
         if exists(path):
             connect_to_read(path, timeout=target.timeout).close()
+        return False
     except Exception as error:
-        return isinstance(target.clean(error), NotADatabase)
-    return False
+        failure = target.clean(error)
+    if isinstance(failure, DatabaseBusy):
+        raise failure
+    return isinstance(failure, NotADatabase)
 
 
 def _timeout(x_arguments: Mapping[str, str], attributes: Mapping[Any, Any]) -> float:
