@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import pytest
 
 import credential_db
@@ -29,7 +30,7 @@ from attacks import (
     write_side_calls,
 )
 from conftest import CommandLine
-from credential_db import CredentialDBError, Upgrade
+from credential_db import CredentialDBError, Upgrade, scripts
 from test_promise_1_all_or_nothing import needs_strace, small_disk, some
 from vaults import HEAD, Vault, keys
 
@@ -99,6 +100,15 @@ def test_a_current_file_is_copied_where_a_command_may_change_it(
     assert result.returncode == 0, result.stderr
     assert backup.exists() == is_written
     assert ("so no backup was written" in result.stderr) == (not is_written)
+
+
+def test_a_command_that_goes_nowhere_takes_a_backup_too(plain_vault: Vault) -> None:
+    credential_db.upgrade(plain_vault.create().path)
+    config = scripts.config()
+    backup = plain_vault.path.with_name("backup.db")
+    config.attributes.update(connection=str(plain_vault.path), backup=backup)
+    alembic.command.ensure_version(config)
+    assert backup.exists(), "it may write"
 
 
 @pytest.mark.parametrize("_", range(4))

@@ -43,10 +43,10 @@ logger = logging.getLogger("credential_db")
 
 
 def destination() -> object:
-    """The revision that the command goes to; None where it is relative, such as +1."""
+    """The revision that the command goes to; None where it is relative, such as +1, or none."""
     try:
         revision = context.get_revision_argument()
-    except CommandError:
+    except (CommandError, KeyError):  # ``ensure_version`` has none
         return None
     return revision[0] if isinstance(revision, tuple) else revision  # ``heads``: there is one
 
