@@ -108,3 +108,38 @@ def test_a_column_that_does_not_exist_is_named(
     with pytest.raises(CredentialDBError, match="things has no column nmae"):
         convert(connection, conversions, **options)
     assert connection.execute("SELECT * FROM things").fetchall() == before
+
+
+def test_a_column_that_is_read_is_never_freed(connection: sqlite3.Connection) -> None:
+    """Names of columns are the same in capitals, and what stands there is the only copy."""
+    seen = []
+
+    def next_place(place: object) -> object:
+        seen.append(place)
+        return seen[0] if seen[1:] else 2  # which the second row has still
+
+    with pytest.raises(CredentialDBError, match="rows 1"):
+        convert(connection, {"place": Conversion(next_place, ("PLACE",))})
+    assert seen == [1, 2, 3]
+
+
+def test_many_rows_that_are_refused_cost_no_more_than_others(
+    connection: sqlite3.Connection,
+) -> None:
+    """Each search for another row with the same would read the table, under the file's lock."""
+    connection.execute("DELETE FROM things")
+    connection.executemany(
+        "INSERT INTO things VALUES (?, ?, ?)", [(key, str(key // 2), key) for key in range(5000)]
+    )
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    with pytest.raises(Refused) as caught:
+        convert(
+            connection,
+            {"place": Conversion(int, ("name",))},
+            double=Double("name", "is the same as row"),
+        )
+    (problems,) = caught.value.args
+    assert problems[:2] == [(0, "is the same as row 1"), (1, "is the same as row 0")]
+    assert len(problems) == 5000
+    assert sum("count(*)" in statement for statement in statements) == 2, "all, and doubles"

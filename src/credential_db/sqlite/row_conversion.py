@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
@@ -62,7 +63,6 @@ class _Rows:
         self._key = quoted(key)
         self._name_of_table = table
         self._table = f"main.{quoted(table)}"
-        self._columns = list(conversions)
         self._conversions = list(conversions.values())
         self._double = double
         self._called = called
@@ -70,6 +70,8 @@ class _Rows:
         self._taken: list[Any] = []
         self._given: list[Any] = [None] * len(conversions)
         self._names = list(dict.fromkeys(n for each in self._conversions for n in each.arguments))
+        read = {name.lower() for name in self._names}  # which has to stay until then
+        self._only_written = {name.lower() for name in conversions} - read
         given = (f"{quoted(each)} = {_GIVE}({n})" for n, each in enumerate(conversions))
         taken = (f"{_TAKE}({quoted(name)})" for name in self._names)
         # OR ABORT takes the place of an ON CONFLICT clause that would drop a row, or end it all.
@@ -100,6 +102,8 @@ class _Rows:
             raise CredentialDBError(
                 f"{self._table} has {total} rows and {done} were found: nothing was changed"
             )
+        if self._double and self.refused:
+            self._find_doubles(self._double)
         return int(total)
 
     def _rowids(self) -> Iterator[int]:
@@ -112,25 +116,25 @@ class _Rows:
 
     def _convert(self, row: int) -> None:
         problem = self._convert_cells(row)
-        if problem is None and (refused := self._write(row)):
-            if not self._uniques_freed:
-                self._free_uniques_after(row)
-                refused = self._write(row)
-            if refused and (problem := self._same_as_another(row)) is None:
-                self.refused.setdefault(known_text(refused), []).append(row)
         if problem is not None:
-            self._problems.setdefault(row, problem)
+            self._problems[row] = problem
+            return
+        refused = self._write(row)
+        if refused and not self._uniques_freed:
+            self._free_uniques_after(row)
+            refused = self._write(row)
+        if refused:
+            self.refused.setdefault(known_text(refused), []).append(row)
 
     def _free_uniques_after(self, row: int) -> None:
         """Rows whose turn is still to come may hold, by mistake, what this one is to hold."""
         self._uniques_freed = True
         uniques = self._connection.execute(_UNIQUE_COLUMNS, (self._name_of_table,)).fetchall()
-        written = set(self._columns) - set(self._names)  # what is read as well has to stay
-        free = [column for column in written if (column.lower(),) in uniques]
-        freed = ", ".join(f"{quoted(column)} = hex(randomblob(16))" for column in free)
-        update = f"UPDATE OR ABORT {self._table} SET {freed} WHERE rowid > ?"
+        free = (quoted(column) for column in self._only_written if (column,) in uniques)
+        freed = ", ".join(f"{column} = hex(randomblob(16))" for column in free)
         with contextlib.suppress(driver(self._connection).IntegrityError):
-            if free:
+            if freed:
+                update = f"UPDATE OR ABORT {self._table} SET {freed} WHERE rowid > ?"
                 self._connection.execute(update, (row,))
 
     def _convert_cells(self, row: int) -> str | None:
@@ -172,20 +176,18 @@ class _Rows:
         (cells,) = self._connection.execute(f"{self._cells} WHERE rowid = ?", (row,)).fetchall()
         return any(isinstance(cell, str) and _NOT_UTF8.search(cell) for cell in cells)
 
-    def _same_as_another(self, row: int) -> str | None:
-        if self._double is None:
-            return None
-        column = quoted(self._double.column)
-        found = self._connection.execute(
-            f"SELECT +rowid FROM {self._table} WHERE rowid <> ?1 AND {column} ="
-            f" (SELECT {column} FROM {self._table} WHERE rowid = ?1) ORDER BY rowid LIMIT 1",
-            (row,),
-        ).fetchone()
-        if found is None:
-            return None
-        (other,) = found
-        self._problems.setdefault(other, f"{self._double.reason} {self._name(row)}")
-        return f"{self._double.reason} {self._name(other)}"
+    def _find_doubles(self, double: Double) -> None:
+        """Tell the refused rows that hold the same as another: in one query, they may be many."""
+        column, refused = quoted(double.column), set(chain(*self.refused.values()))
+        doubles = (
+            f"SELECT +t.rowid, d.first FROM {self._table} AS t JOIN (SELECT {column} AS same,"
+            f" min(rowid) AS first FROM {self._table} GROUP BY 1 HAVING count(*) > 1) AS d"
+            f" ON t.{column} = d.same WHERE t.rowid > d.first ORDER BY 1"
+        )
+        for row, first in self._connection.execute(doubles).fetchall():
+            if refused & {row, first}:
+                self._problems.setdefault(row, f"{double.reason} {self._name(first)}")
+                self._problems.setdefault(first, f"{double.reason} {self._name(row)}")
 
     def _id(self, row: int) -> int:
         select = f"SELECT +{self._key} FROM {self._table} WHERE rowid = ?"
@@ -199,10 +201,8 @@ class _Rows:
     def named_problems(self) -> list[tuple[int, str]]:
         """By the ids that people know, with the rowids where these are something else."""
         rows = sorted((self._id(row), row) for row in self._problems)
-        return [
-            (named, self._problems[row] + ("" if named == row else f" (its rowid is {row})"))
-            for named, row in rows
-        ]
+        rowids = {row: "" if named == row else f" (its rowid is {row})" for named, row in rows}
+        return [(named, self._problems[row] + rowids[row]) for named, row in rows]
 
 
 def convert_rows(
