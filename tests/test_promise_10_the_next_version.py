@@ -592,6 +592,18 @@ CHANGES = {
         },
         COPY,
     ),
+    "a column more, with a CHECK beside it": Change(
+        PEOPLE.format("TEXT"),
+        lambda: {
+            "people": [
+                key(),
+                Column("name", Text),
+                Column("born", Text),
+                Column("died", Text, CheckConstraint("died > '1'")),
+            ]
+        },
+        COPY,
+    ),
     "a collation less": Change(
         PEOPLE.format("TEXT COLLATE NOCASE"),
         lambda: {"people": [key(), Column("name", Text), Column("born", Text)]},

@@ -208,7 +208,8 @@ def _result_in_place(old: Table, steps: Sequence[ops.MigrateOperation]) -> froze
         values = ", ".join("1" for _ in stored)
         operations = Operations(MigrationContext.configure(connection))
         try:
-            old.create(connection)
+            for step in reflection.creation(old):  # as a revision has made it
+                operations.invoke(step)
             connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
             connection.exec_driver_sql(
                 f"INSERT INTO {quoted(old.name)} ({names}) VALUES ({values})"
