@@ -338,6 +338,21 @@ def test_an_interrupt_at_any_setting_leaves_none_behind(
     assert plain_vault.stamps() in ((None, 0), STAMPS)
 
 
+def test_an_interrupt_just_after_a_table_copy_has_set_a_pragma(plain_vault: Vault) -> None:
+    class Interrupted(sqlite3.Connection):
+        def execute(self, sql: str, /, *parameters: Any) -> sqlite3.Cursor:
+            cursor = super().execute(sql, *parameters)
+            if sql == "PRAGMA legacy_alter_table = ON":
+                raise KeyboardInterrupt
+            return cursor
+
+    plain_vault.create(check=False)
+    with closing(sqlite3.connect(plain_vault.path, factory=Interrupted)) as connection:
+        with pytest.raises(KeyboardInterrupt):
+            credential_db.upgrade(connection)
+        assert connection.execute("PRAGMA legacy_alter_table").fetchone() == (0,)
+
+
 @pytest.mark.parametrize("after", [1, 2, 5, 20, 60, 200, 500])
 def test_a_cancelling_progress_handler_leaves_no_transaction(
     plain_vault: Vault, after: int

@@ -64,8 +64,8 @@ def copy_table(
     connection.execute(f"DROP TABLE main.{quoted(table)}")
     # 7. Change the name of new_X to X. Where a view or trigger names X, only SQLite's older
     # RENAME TABLE allows that moment without it.
-    connection.execute("PRAGMA legacy_alter_table = ON")
     try:
+        connection.execute("PRAGMA legacy_alter_table = ON")
         connection.execute(f"ALTER TABLE main.{quoted(copy)} RENAME TO {quoted(table)}")
         connection.execute("PRAGMA legacy_alter_table = OFF")
     except BaseException:
