@@ -30,7 +30,7 @@ def behind(pattern: str, sql: str) -> Iterator[tuple[re.Match[str], str]]:
 def closing(sql: str, start: int) -> int:
     """Where the parentheses end that were opened just before a position."""
     depth, quote, end = 1, "", start
-    while depth:
+    while depth and end < len(sql):  # a name in brackets may hold one alone
         character = sql[end]
         if quote:
             quote = "" if character == quote else quote
