@@ -143,3 +143,9 @@ def test_many_rows_that_are_refused_cost_no_more_than_others(
     assert problems[:2] == [(0, "is the same as row 1"), (1, "is the same as row 0")]
     assert len(problems) == 5000
     assert sum("count(*)" in statement for statement in statements) == 2, "all, and doubles"
+
+
+def test_rows_that_are_moved_on_are_not_met_for_ever(connection: sqlite3.Connection) -> None:
+    further = Conversion(lambda key: key + 1000 if key < 10**6 else key, ("id",))
+    with pytest.raises(CredentialDBError, match="has 3 rows and 4 were found"):
+        convert(connection, {"id": further})

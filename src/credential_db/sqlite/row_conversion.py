@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
@@ -83,12 +83,12 @@ class _Rows:
 
     def convert_all(self) -> int:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
-        done = 0
-        functions = {_TAKE: self._taken.append, _GIVE: self._given.__getitem__}
+        done, functions = 0, {_TAKE: self._taken.append, _GIVE: self._given.__getitem__}
         try:
             for name, function in functions.items():
                 self._connection.create_function(name, 1, function)
-            for row in saying_how_far(self._rowids(), total, self._called):
+            rows = islice(self._rowids(), total + 1)  # which would not end if rowids are written
+            for row in saying_how_far(rows, total, self._called):
                 self._convert(row)
                 done += 1
         finally:
