@@ -152,8 +152,11 @@ FAILURES: dict[str, tuple[str, dict[str, str], str]] = {
     "a URL of another kind": ("db=mysql://u:secret@h/d", {}, "mysql URL"),
     "an empty name": ("db=", {}, "-x db= is empty"),
     "no name": ("db", {}, "-x db= is empty"),
+    "no timeout": ("timeout=soon", {}, "it is a number"),
     "another -x": ("backup=b.db", {}, "status takes -x db=PATH_OR_URL"),
 }
+
+UNNAMED = ("a URL of another kind", "an empty name", "no name", "another -x")
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -177,6 +180,7 @@ def test_a_failure_is_1_and_a_line_on_standard_error(
     assert set(said) >= KEYS
     assert (said["state"], said["version"], said["head"]) == ("error", None, SCHEMA_VERSION)
     assert result.err == f"FAILED: {said['detail']}\n"
+    assert (said["path"] is None) == (name in UNNAMED), "whoever reads it asks of which file it is"
 
 
 @pytest.mark.parametrize("kind", [credential_db.DatabaseBusy, credential_db.ReadOnlyDatabase])

@@ -79,16 +79,16 @@ def _switch(x_arguments: Mapping[str, str], name: str, *, default: bool) -> bool
 def _target(
     attributes: dict[Any, Any], x_arguments: Mapping[str, str], default: str | None, ask: bool
 ) -> Target:
-    timeout = _timeout(x_arguments, attributes)
     passphrase, settings = attributes.get("passphrase"), attributes.get("cipher_settings")
-    named = attributes.get("connection")
+    named, path = attributes.get("connection"), ""
     if named is None:
         named = x_arguments.get("db") or _named_by_environment(default)
         attributes["database"] = path = file_of_name(named)
         passphrase = passphrase_sources.of_environment() if passphrase is None else passphrase
         settings = settings or passphrase_sources.cipher_settings()
-        if ask and passphrase is None and (settings or _is_encrypted(path, timeout)):
-            passphrase = passphrase_sources.of_terminal(path)
+    timeout = _timeout(x_arguments, attributes)
+    if ask and passphrase is None and path and (settings or _is_encrypted(path, timeout)):
+        passphrase = passphrase_sources.of_terminal(path)
     return Target(named, cipher=Cipher.given(passphrase, settings), timeout=timeout)
 
 

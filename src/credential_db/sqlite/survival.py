@@ -135,7 +135,7 @@ class Survivors:
         Raises:
             CredentialDBError: Rows of another table came or went.
         """
-        if isinstance(changed, str) or not set(changed) <= self._tables:
+        if not isinstance(changed, tuple) or not set(changed) <= self._tables:
             raise CredentialDBError(
                 f"changes_rows_of is a tuple of names of this program's tables, and {changed!r} is "
                 "none: this is a mistake in the revision"
