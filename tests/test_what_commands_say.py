@@ -92,6 +92,12 @@ def test_a_stamp_is_not_called_a_downgrade(say: Callable[..., Said]) -> None:
     assert "downgraded" not in said
 
 
+def test_of_a_file_without_a_stamp_it_is_said_that_it_has_none(say: Callable[..., Said]) -> None:
+    Vault(Path("vault.db")).create(0, content=keys(1))
+    _, said = say("-x", "db=vault.db", "stamp", "base")
+    assert "vault.db: stamped base\n" in said
+
+
 def test_a_dry_run_says_that_the_file_would_be_new(say: Callable[..., Said]) -> None:
     _, said = say("-x", "db=vault.db", "-x", "dry-run=true", "upgrade", "head")
     assert "nothing was changed: vault.db: new file: created" in said

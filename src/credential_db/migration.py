@@ -83,7 +83,7 @@ class Migration:
         self._connection = connection
         self._options = options
         self._backup: Backup | None = None
-        self._adopted = self._purging = self._to_scrub = False
+        self._adopted = self._purging = self._to_scrub = self._stamped = False
         self._repaired: list[str] = []
         self._converted: Collection[str] = ()
         self._after: int | None = None
@@ -136,6 +136,7 @@ class Migration:
         if path is None or self._options.dry_run or found.version is None:
             return
         is_there = found.is_tidy and destination() == revision_of(found.version)
+        # To clean up changes no content, and several starters of one upgrade may come to that.
         if is_there and not self._options.repair and not self._purging:
             return
         self._backup = Backup(path, self._connection)
@@ -191,7 +192,7 @@ class Migration:
         """
         connection = self._connection
         found = shim.recognize(connection)
-        self._after = found.version
+        self._after, self._stamped = found.version, found.stamped
         record = None if self._after is None else records.record(self._after)
         if self._purging and found.stamped:
             shim.refuse_inexact(found.shape, self._after or 0)
@@ -223,7 +224,7 @@ class Migration:
         target, dry_run = self._options.target, self._options.dry_run
         outcome = "no schema" if after is None else str(Upgrade(before, after))
         if command_name() == "stamp":
-            outcome = f"stamped {revision_of(after) if after is not None else 'base'}"
+            outcome = f"stamped {revision_of(after or 0) if self._stamped else 'base'}"
         elif before == after and self._adopted:
             outcome = f"adopted at version {after}"
         elif before is None and after is not None:

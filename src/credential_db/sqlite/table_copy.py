@@ -83,6 +83,7 @@ def copy_table(
 
 def _transfer(connection: DBAPIConnection, table: str, copy: str, values: dict[str, str]) -> None:
     shape = read_shape(connection, (table, copy), ())
+    values = {name.lower(): value for name, value in values.items()}
     kept = sorted(_stored(connection, copy) & shape.columns[table] - values.keys())
     compared = sorted({*kept, *_stored(connection, table) & shape.columns[copy] - values.keys()})
     cells = {**{name: f"o.{quoted(name)}" for name in kept}, **values}
