@@ -125,16 +125,16 @@ def _status(options: Namespace) -> int:
     except Exception as error:
         failure = failure_of(error, target, None)
         found = Status("error", None, SCHEMA_VERSION, str(failure))
-    path = os.path.abspath(attributes["database"]) if "database" in attributes else None
+    path = os.path.abspath(attributes["database"]) if "database" in attributes else ""
     if options.json:
-        sys.stdout.write(json.dumps({"path": path, **found._asdict()}) + "\n")
+        sys.stdout.write(json.dumps({"path": path or None, **found._asdict()}) + "\n")
     if found.state == "error":
         raise CredentialDBError(found.detail)
     if not options.json:
         version = "none" if found.version is None else f"v{found.version}"
         text = f"{path}: {found.state} (version {version}, head v{found.head})\n{found.detail}"
         if found.state not in _OF_STATE:
-            text += f"; run: {run_on(str(path))} upgrade head"
+            text += f"; run: {run_on(path)} upgrade head"
         sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     return _OF_STATE.get(found.state, 3)
 

@@ -24,10 +24,10 @@ def behind(pattern: str, sql: str) -> Iterator[tuple[re.Match[str], str]]:
     sql = without_comments(sql)
     bare = STRING.sub(lambda string: "_" * len(string[0]), sql)
     for match in re.finditer(rf"{pattern}\s*\(", bare, re.IGNORECASE | re.DOTALL):
-        yield match, sql[match.end() : closing(bare, match.end()) - 1]
+        yield match, sql[match.end() : _closing(bare, match.end()) - 1]
 
 
-def closing(sql: str, start: int) -> int:
+def _closing(sql: str, start: int) -> int:
     """Where the parentheses end that were opened just before a position."""
     depth, quote, end = 1, "", start
     while depth and end < len(sql):  # a name in brackets may hold one alone
@@ -42,6 +42,8 @@ def closing(sql: str, start: int) -> int:
     return end
 
 
+# A name of SQL, with or without quotation marks.
+NAME = r'(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)'
 __COMMENT_OR_STRING = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
 STRING = re.compile(r"('(?:[^']|'')*')")
 COLLATED_COLUMN = re.compile(

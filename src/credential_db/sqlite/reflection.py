@@ -22,10 +22,8 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex
 
 from credential_db.sqlite.alembic_internals import driver_connection_of
-from credential_db.sqlite.ddl_text import behind, normalized, without_comments
+from credential_db.sqlite.ddl_text import NAME, behind, normalized, without_comments
 from credential_db.sqlite.shape import SchemaObject, read_shape
-
-_NAME = r'(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)'
 
 
 def reflect(connection: Connection, name: str) -> Table:
@@ -75,7 +73,7 @@ def _read_expressions(table: Table, statement: str) -> None:
     for constraint in [*table.constraints]:
         if isinstance(constraint, CheckConstraint):
             table.constraints.remove(constraint)
-    for match, condition in behind(rf"(?:\bCONSTRAINT\s+({_NAME})\s+)?\bCHECK", statement):
+    for match, condition in behind(rf"(?:\bCONSTRAINT\s+({NAME})\s+)?\bCHECK", statement):
         name = match[1] and match[1].strip('"[]`')
         table.append_constraint(CheckConstraint(_expression(condition), name=name))
 
@@ -88,7 +86,7 @@ def _expression(sql: str) -> TextClause:
 def _index(entry: SchemaObject) -> Index:
     """An index with expressions, say, as its statement has it."""
     statement = without_comments(str(entry.sql))
-    match, columns = next(behind(rf"^CREATE\s+(UNIQUE\s+)?INDEX\s.*?\sON\s+{_NAME}", statement))
+    match, columns = next(behind(rf"^CREATE\s+(UNIQUE\s+)?INDEX\s.*?\sON\s+{NAME}", statement))
     _, _, condition = statement[match.end() + len(columns) :].partition(")")
     condition = re.sub(r"^\s*WHERE\b\s*", "", condition, flags=re.IGNORECASE)
     return ops.CreateIndexOp(

@@ -4,14 +4,14 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from credential_db.sqlite.driver import DBAPIConnection, driver, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
 from credential_db.sqlite.progress import saying_how_far
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import column_names, read_shape
+from credential_db.sqlite.shape import read_shape
 from credential_db.sqlite.table_copy import named, triggers_suspended
 
 _BATCH = 256  # row ids held in memory at a time
@@ -57,7 +57,6 @@ class _Rows:
         *,
         key: str,
         double: Double | None,
-        called: str,
     ) -> None:
         self._connection = connection
         self._key = quoted(key)
@@ -65,8 +64,6 @@ class _Rows:
         self._table = f"main.{quoted(table)}"
         self._conversions = list(conversions.values())
         self._double = double
-        self._called = called
-        self._uniques_freed = False
         self._taken: list[Any] = []
         self._given: list[Any] = [None] * len(conversions)
         self._names = list(dict.fromkeys(n for each in self._conversions for n in each.arguments))
@@ -77,18 +74,18 @@ class _Rows:
         # OR ABORT takes the place of an ON CONFLICT clause that would drop a row, or end it all.
         self._update = f"UPDATE OR ABORT {self._table} SET {', '.join(given)} WHERE rowid = ?"
         self._take = f"SELECT {', '.join(taken)} FROM {self._table} WHERE rowid = ?"
-        self._cells = f"SELECT +{', +'.join(map(quoted, self._names))} FROM {self._table}"
         self._problems: dict[int, str] = {}
         self.refused: dict[str, list[int]] = {}  # for another reason, such as a CHECK of the user's
 
-    def convert_all(self) -> int:
+    def convert_all(self, called: str) -> int:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._table}").fetchone()
-        done, functions = 0, {_TAKE: self._taken.append, _GIVE: self._given.__getitem__}
+        done = 0
+        functions = {_TAKE: self._taken.append, _GIVE: self._given.__getitem__}
         try:
             for name, function in functions.items():
                 self._connection.create_function(name, 1, function)
             rows = islice(self._rowids(), total + 1)  # which would not end if rowids are written
-            for row in saying_how_far(rows, total, self._called):
+            for row in saying_how_far(rows, total, called):
                 self._convert(row)
                 done += 1
         finally:
@@ -98,10 +95,7 @@ class _Rows:
                 with contextlib.suppress(Exception):  # nothing of the file needs it
                     self._connection.create_function(name, 1, None)
         if done != total:
-            refuse_damage(self._connection)
-            raise CredentialDBError(
-                f"{self._table} has {total} rows and {done} were found: nothing was changed"
-            )
+            self._refuse(f"{self._table} has {total} rows and {done} were found")
         if self._double and self.refused:
             self._find_doubles(self._double)
         return int(total)
@@ -115,12 +109,11 @@ class _Rows:
             batch = self._connection.execute(rows.format(">"), batch[-1]).fetchall()
 
     def _convert(self, row: int) -> None:
-        problem = self._convert_cells(row)
-        if problem is not None:
+        if (problem := self._convert_cells(row)) is not None:
             self._problems[row] = problem
             return
         refused = self._write(row)
-        if refused and not self._uniques_freed:
+        if refused and self._only_written:
             self._free_uniques_after(row)
             refused = self._write(row)
         if refused:
@@ -128,10 +121,10 @@ class _Rows:
 
     def _free_uniques_after(self, row: int) -> None:
         """Rows whose turn is still to come may hold, by mistake, what this one is to hold."""
-        self._uniques_freed = True
         uniques = self._connection.execute(_UNIQUE_COLUMNS, (self._name_of_table,)).fetchall()
         free = (quoted(column) for column in self._only_written if (column,) in uniques)
         freed = ", ".join(f"{column} = hex(randomblob(16))" for column in free)
+        self._only_written.clear()  # once is enough
         with contextlib.suppress(driver(self._connection).IntegrityError):
             if freed:
                 update = f"UPDATE OR ABORT {self._table} SET {freed} WHERE rowid > ?"
@@ -159,21 +152,25 @@ class _Rows:
         """Write one row, or say why its new cells are refused."""
         try:
             count = self._connection.execute(self._update, (row,)).rowcount
-        except driver(self._connection).IntegrityError as error:
-            if not self._connection.in_transaction:
+        except Exception as error:
+            integrity = isinstance(error, driver(self._connection).IntegrityError)
+            if not (integrity and self._connection.in_transaction):
                 raise
-            return error  # type: ignore[no-any-return]
+            return error
         self._refuse_other_than_one(row, count)
         return None
 
     def _refuse_other_than_one(self, row: int, count: int) -> None:
         if count != 1:
-            refuse_damage(self._connection)
-            times = f"row {row} of {self._table} was found {count} times"
-            raise CredentialDBError(f"{times}: nothing was changed")
+            self._refuse(f"row {row} of {self._table} was found {count} times")
+
+    def _refuse(self, found: str) -> NoReturn:
+        refuse_damage(self._connection)
+        raise CredentialDBError(f"{found}: nothing was changed")
 
     def _is_not_utf8(self, row: int) -> bool:
-        (cells,) = self._connection.execute(f"{self._cells} WHERE rowid = ?", (row,)).fetchall()
+        select = f"SELECT +{', +'.join(map(quoted, self._names))} FROM {self._table}"
+        (cells,) = self._connection.execute(f"{select} WHERE rowid = ?", (row,)).fetchall()
         return any(isinstance(cell, str) and _NOT_UTF8.search(cell) for cell in cells)
 
     def _find_doubles(self, double: Double) -> None:
@@ -201,8 +198,10 @@ class _Rows:
     def named_problems(self) -> list[tuple[int, str]]:
         """By the ids that people know, with the rowids where these are something else."""
         rows = sorted((self._id(row), row) for row in self._problems)
-        rowids = {row: "" if named == row else f" (its rowid is {row})" for named, row in rows}
-        return [(named, self._problems[row] + rowids[row]) for named, row in rows]
+        return [
+            (key, self._problems[row] + ("" if key == row else f" (its rowid is {row})"))
+            for key, row in rows
+        ]
 
 
 def convert_rows(
@@ -224,20 +223,22 @@ def convert_rows(
         CredentialDBError: A row was not written exactly once, or there is no such column.
     """
     # SQLite takes an unknown name between double quotes for a string.
-    names = {key, *conversions, *(name for each in conversions.values() for name in each.arguments)}
-    names |= {double.column} if double else set()
-    unknown = sorted({name.lower() for name in names} - column_names(connection, table) - {"rowid"})
+    shape = read_shape(connection, [table], ())
+    names = [key, double.column if double else key, *conversions]
+    names += [name for each in conversions.values() for name in each.arguments]
+    known = {"rowid", *shape.columns.get(table, ())}
+    unknown = sorted({name.lower() for name in names} - known)
     if unknown:
         raise CredentialDBError(
             f"table {table} has no column {', '.join(unknown)}: this is a mistake in the revision"
         )
-    if f"{table}: WITHOUT ROWID" in read_shape(connection, [table], ()).definition:
+    if f"{table}: WITHOUT ROWID" in shape.definition:
         raise UnrecognizedSchema(
             f"table {table} is WITHOUT ROWID: move its rows into one that is not"
         )
-    rows = _Rows(connection, table, conversions, key=key, double=double, called=called)
+    rows = _Rows(connection, table, conversions, key=key, double=double)
     with triggers_suspended(connection, table):
-        total = rows.convert_all()
+        total = rows.convert_all(called)
     if problems := rows.named_problems():
         refuse_damage(connection)  # else the advice would be to delete what can be recovered
         raise error(problems)

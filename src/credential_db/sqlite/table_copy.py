@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from credential_db.sqlite.ddl_text import NAME
 from credential_db.sqlite.driver import DBAPIConnection, driver, is_driver_error, quoted
 from credential_db.sqlite.errors import UnrecognizedSchema
 from credential_db.sqlite.failures import known_text
@@ -22,13 +23,11 @@ from credential_db.sqlite.shape import (
 )
 
 _CREATE = re.compile(
-    r'\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)',
+    rf"\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{NAME}",
     re.IGNORECASE,
 )
 # A temporary trigger on a table of an attached file is none of the table of that name here.
-_ON_ANOTHER_FILE = re.compile(
-    r'\bON\s+(?!["\[`]?main\b)(?:"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`|\w+)\s*\.', re.IGNORECASE
-)
+_ON_ANOTHER_FILE = re.compile(rf'\bON\s+(?!["\[`]?main\b){NAME}\s*\.', re.IGNORECASE)
 _NAMED_AT_MOST = 20  # rows in a message
 REPAIR_ROWS = "repair or delete them (WHERE rowid = ...), then run again; nothing was changed"
 
