@@ -47,7 +47,7 @@ def seen_by(name: str, *arguments: Any, **options: Any) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def look() -> None:
-        seen.update(alembic.context._proxy.context_opts)  # type: ignore[attr-defined]
+        seen.update(alembic.context._proxy.context_opts)  # type: ignore[attr-defined]  # not public
         seen["name"] = internals.command_name()
         raise LookupError  # instead of running anything
 
@@ -67,14 +67,14 @@ def test_every_item_has_a_test() -> None:
 def test_item_1_the_names_of_alembic_are_one_of_each_in_a_process() -> None:
     environment = EnvironmentContext(scripts.config(), scripts.directory())
     with environment:
-        assert alembic.context._proxy is environment, changed(1)  # type: ignore[attr-defined]
+        assert alembic.context._proxy is environment, changed(1)  # type: ignore[attr-defined]  # likewise
         assert internals.context.config is environment.config, changed(1)
     with closing(sqlite3.connect(":memory:")):
         migration = MigrationContext.configure(dialect_name="sqlite")
     with internals.op_for(migration):
         assert internals.op.get_context() is migration, changed(1)
         assert getattr(alembic.op, "_proxy", None) is None, "op of this thread is not Alembic's"
-        assert callable(internals.op.copy_table), changed(1)  # type: ignore[attr-defined]
+        assert callable(internals.op.copy_table), changed(1)  # type: ignore[attr-defined]  # ours
     assert Operations(migration).get_context() is migration, changed(1)
     assert callable(environment.script.run_env), changed(1)
     assert isinstance(environment.context_opts, dict), changed(1)

@@ -161,7 +161,7 @@ def test_an_old_file_is_upgraded_with_its_settings_and_copied_with_them(
 ) -> None:
     settings = GOOD[name]
     vault = Vault(tmp_path / "vault.db")
-    vault.connect = lambda: opened(vault.path, settings).thing  # type: ignore[method-assign]
+    vault.connect = lambda: opened(vault.path, settings).thing  # type: ignore[method-assign]  # to write the file with them
     vault.create(content=[ed25519_key(0)])
     backup = tmp_path / "backup.db"
     options: dict[str, Any] = {"passphrase": KEY, "cipher_settings": settings}

@@ -464,7 +464,9 @@ def test_a_command_does_not_repeat_an_argument(plain_vault: Vault, variable: str
         config.attributes["timeout"] = SECRET
     else:
         value = f"sqlite://:{SECRET}@/x" if "backup" in variable else SECRET
-        config.cmd_opts = types.SimpleNamespace(x=[f"{variable[3:]}={value}"])  # type: ignore[assignment]
+        config.cmd_opts = types.SimpleNamespace(  # type: ignore[assignment]  # all that is asked of it
+            x=[f"{variable[3:]}={value}"]
+        )
         config.config_file_name = None
     with pytest.raises((CredentialDBError, CommandError)) as caught:
         command.upgrade(config, "head")

@@ -85,7 +85,7 @@ class Bump(NamedTuple):
     edits: Edits
     says: Sequence[str]
     never: Sequence[str] = ()
-    renamed: Names = {}  # noqa: RUF012
+    renamed: Names = {}  # noqa: RUF012  # nobody writes to it
 
 
 COMMENT = '    Column("comment", Text, nullable=False, server_default=text("\'\'")),\n'
@@ -516,7 +516,7 @@ class Change(NamedTuple):
     record: str
     tables: Callable[[], Mapping[str, Sequence[SchemaItem]]]
     says: str = IN_PLACE
-    renamed: Names = {}  # noqa: RUF012
+    renamed: Names = {}  # noqa: RUF012  # nobody writes to it
 
 
 def key() -> Column[int]:

@@ -26,20 +26,20 @@ except (ImportError, SyntaxError):  # gone, or with a conflict in it: it is to b
     vars(empty).update(SCHEMA_VERSION=-1, COLUMNS={}, DDL={})
     sys.modules["credential_db.head"] = empty
 
-from alembic.config import Config  # noqa: E402
-from alembic.migration import MigrationContext  # noqa: E402
-from alembic.script import ScriptDirectory  # noqa: E402
-from alembic.util import CommandError  # noqa: E402
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
-from credential_db.schema import metadata  # noqa: E402
-from credential_db.scripts import refuse_disorder  # noqa: E402
-from credential_db.sqlite.alembic_internals import op_for  # noqa: E402
-from credential_db.sqlite.alterations import (  # noqa: E402
+from credential_db.schema import metadata
+from credential_db.scripts import refuse_disorder
+from credential_db.sqlite.alembic_internals import op_for
+from credential_db.sqlite.alterations import (
     database_in_memory,
     shape_of,
     shape_of_metadata,
 )
-from credential_db.sqlite.shape import Shape, shape_of_script  # noqa: E402
+from credential_db.sqlite.shape import Shape, shape_of_script
 
 PACKAGE = ROOT / "src" / "credential_db"
 RELEASED = re.compile(r"^Schema version: (\d+)$", re.MULTILINE)

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # Where one is closed, Python has none, and a file that is opened would take its place.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # until the process ends
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # likewise
     try:
         # Alembic takes -x before the command only; here it may stand anywhere.
         options, words = _parser(add_help=False, allow_abbrev=False).parse_known_args(arguments)

@@ -7,7 +7,7 @@ import contextlib
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alembic import command as alembic_command
 from alembic import context as alembic_context
@@ -21,6 +21,7 @@ from sqlalchemy.event.base import Events
 from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 from sqlalchemy.pool.events import PoolEvents
 
+from credential_db.sqlite.driver import DBAPIConnection
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.failures import bare, clean
 
@@ -37,7 +38,7 @@ _operations: ContextVar[Operations] = ContextVar("operations")
 
 
 def _current() -> EnvironmentContext:
-    return _environment.get(None) or alembic_context._proxy  # type: ignore[attr-defined]
+    return _environment.get(None) or alembic_context._proxy  # type: ignore[attr-defined]  # not public
 
 
 class _EnvironmentOfThread:
@@ -50,8 +51,8 @@ class _OperationsOfThread:
         return getattr(_operations.get(), name)
 
 
-context: EnvironmentContext = _EnvironmentOfThread()  # type: ignore[assignment]
-op: Operations = _OperationsOfThread()  # type: ignore[assignment]
+context: EnvironmentContext = _EnvironmentOfThread()  # type: ignore[assignment]  # it has every name
+op: Operations = _OperationsOfThread()  # type: ignore[assignment]  # likewise
 
 
 @contextlib.contextmanager
@@ -91,7 +92,7 @@ def op_for(migration: MigrationContext, kind: type[Operations] = Operations) -> 
 
 def take_heads_from(migration: MigrationContext, heads: Callable[[], tuple[str, ...]]) -> None:
     """Let a migration ask this for the file's revisions, instead of Alembic's own query."""
-    migration.get_current_heads = heads  # type: ignore[method-assign]
+    migration.get_current_heads = heads  # type: ignore[method-assign]  # that is the point
 
 
 def run_environment(environment: EnvironmentContext, command: str) -> None:
@@ -165,9 +166,9 @@ def unobserved_engine(url: str | URL, **options: Any) -> Engine:
     return engine
 
 
-def driver_connection_of(pooled: PoolProxiedConnection) -> Any:
+def driver_connection_of(pooled: PoolProxiedConnection) -> DBAPIConnection:
     """The driver's own connection behind SQLAlchemy's (documented, but of no type)."""
-    return pooled.driver_connection
+    return cast("DBAPIConnection", pooled.driver_connection)
 
 
 # 5. What ``command.stamp`` and ``command.revision`` were called with. ``check`` compares, too.

@@ -41,7 +41,8 @@ def first_row(connection: DBAPIConnection, query: str) -> tuple[Any, ...]:
     """The first row as a tuple, whatever row factory the connection has."""
     cursor = connection.cursor()
     cursor.row_factory = None
-    return cursor.execute(query).fetchone()  # type: ignore[no-any-return]
+    row: tuple[Any, ...] = cursor.execute(query).fetchone()
+    return row
 
 
 def quoted(name: str) -> str:

@@ -29,7 +29,7 @@ from credential_db.sqlite.shape import SchemaObject, read_shape
 def reflect(connection: Connection, name: str) -> Table:
     """A table as SQLAlchemy sees it, with what it overlooks."""
     column_reflect = MigrationContext.configure(connection).impl.autogen_column_reflect
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # it says that it leaves out indexes, which are added below
         warnings.filterwarnings("ignore", "Skipped unsupported reflection of expression-based")
         table = Table(
             name,

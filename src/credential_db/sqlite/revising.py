@@ -97,7 +97,7 @@ def _copy_table(operations: Operations, step: CopyTable) -> None:
 
 def _driver_connection() -> DBAPIConnection:
     """The driver's own connection, inside the transaction of the upgrade."""
-    return driver_connection_of(op.get_bind().connection)  # type: ignore[no-any-return]
+    return driver_connection_of(op.get_bind().connection)
 
 
 def has_column(table: str, column: str) -> bool:

@@ -226,8 +226,7 @@ def convert_rows(
     shape = read_shape(connection, [table], ())
     names = [key, double.column if double else key, *conversions]
     names += [name for each in conversions.values() for name in each.arguments]
-    known = {"rowid", *shape.columns.get(table, ())}
-    unknown = sorted({name.lower() for name in names} - known)
+    unknown = sorted({name.lower() for name in names} - {"rowid", *shape.columns.get(table, ())})
     if unknown:
         raise CredentialDBError(
             f"table {table} has no column {', '.join(unknown)}: this is a mistake in the revision"
