@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -93,6 +94,18 @@ class Project:
             return list(gate.recv())
         process.join()
         raise AssertionError(f"the process with the copy ended by {process.exitcode}")
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in this folder, on this copy, as a maintainer does."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env={**inherited, "PYTHONPATH": str(self.path / "src")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def bump(self) -> str:
         """What a maintainer does once schema.py is edited; what was printed."""

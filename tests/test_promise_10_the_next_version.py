@@ -4,10 +4,7 @@ What a careless revision would lose is refused before the commit.
 """
 
 import importlib.util
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -298,13 +295,7 @@ def assert_well_formed(project: Project) -> None:
     if importlib.util.find_spec("ruff") is None:
         return  # where it is not installed, nothing formats the file
     for arguments in (["check"], ["format", "--check"]):
-        result = subprocess.run(
-            [sys.executable, "-m", "ruff", *arguments, "alembic", "src/credential_db/head.py"],
-            cwd=project.path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = project.python("-m", "ruff", *arguments, "alembic", "src/credential_db/head.py")
         assert result.returncode == 0, f"ruff would write it otherwise:\n{result.stdout}"
 
 
@@ -378,17 +369,9 @@ def test_a_bump_by_the_commands_of_the_chapter(tmp_path: Path) -> None:
     """With no development file; the record is written by ``alembic revision`` itself."""
     project = Project(tmp_path / "project")
     project.edit(*BUMPS["an index"].edits)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
 
     def run(*arguments: str) -> str:
-        result = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=project.path,
-            env={**environment, "PYTHONPATH": str(project.path / "src")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = project.python(*arguments)
         assert (result.returncode, result.stderr) == (0, ""), "a maintainer has to be told why"
         return result.stdout
 
@@ -401,14 +384,7 @@ def test_a_bump_by_the_commands_of_the_chapter(tmp_path: Path) -> None:
 def test_a_revision_that_is_still_to_be_filled_in_is_not_called_a_failure(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     project.edit(*BUMPS["a wider CHECK"].edits)
-    result = subprocess.run(
-        [sys.executable, "-m", "alembic", "revision", "-m", "by hand"],
-        cwd=project.path,
-        env={**os.environ, "PYTHONPATH": str(project.path / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = project.python("-m", "alembic", "revision", "-m", "by hand")
     assert result.returncode == 0, result.stderr
     assert f"{project.new_revision} is written, and not on record yet" in result.stderr
     assert "FAILED" not in result.stderr
@@ -419,13 +395,7 @@ def test_what_is_generated_passes_mypy(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     project.edit(*BUMPS["a wider CHECK"].edits)
     project.bump()
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", str(project.new_revision)],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = project.python("-m", "mypy", str(project.new_revision))
     assert "op.copy_table(" in project.new_revision.read_text()
     assert result.returncode == 0, result.stdout
 
@@ -523,6 +493,10 @@ def key() -> Column[int]:
     return Column("id", Integer, primary_key=True, nullable=True)
 
 
+def people(*more: SchemaItem) -> dict[str, Sequence[SchemaItem]]:
+    return {"people": [key(), Column("name", Text), Column("born", Text), *more]}
+
+
 PEOPLE = (
     "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, born {});"
     "INSERT INTO people VALUES (3, 'Ada', '1815'), (7, x'00', NULL);"
@@ -530,18 +504,11 @@ PEOPLE = (
 CHANGES = {
     "another expression in an index": Change(
         f"{PEOPLE.format('TEXT')} CREATE INDEX i ON people (lower(name), born DESC)",
-        lambda: {
-            "people": [
-                key(),
-                Column("name", Text),
-                Column("born", Text),
-                Index("i", text("upper(name)"), text("born DESC")),
-            ]
-        },
+        lambda: people(Index("i", text("upper(name)"), text("born DESC"))),
     ),
     "no more index of an expression": Change(
         f"{PEOPLE.format('TEXT')} CREATE INDEX i ON people (instr(name, ':a)')) WHERE id > 2",
-        lambda: {"people": [key(), Column("name", Text), Column("born", Text)]},
+        people,
     ),
     "a copy, with an index of an expression": Change(
         f"{PEOPLE.format('TEXT')} CREATE UNIQUE INDEX i ON people (lower(name)) WHERE id <> ':a'",
@@ -571,42 +538,21 @@ CHANGES = {
     ),
     "a column more": Change(
         PEOPLE.format("TEXT"),
-        lambda: {
-            "people": [
-                key(),
-                Column("name", Text),
-                Column("born", Text),
-                Column("uses", Integer, nullable=False, server_default=text("0")),
-            ]
-        },
+        lambda: people(Column("uses", Integer, nullable=False, server_default=text("0"))),
     ),
     "a column that SQLite does not add in place": Change(
         PEOPLE.format("TEXT"),
-        lambda: {
-            "people": [
-                key(),
-                Column("name", Text),
-                Column("born", Text),
-                Column("seen", DateTime, nullable=False, server_default=func.now()),
-            ]
-        },
+        lambda: people(Column("seen", DateTime, nullable=False, server_default=func.now())),
         COPY,
     ),
     "a column more, with a CHECK beside it": Change(
         PEOPLE.format("TEXT"),
-        lambda: {
-            "people": [
-                key(),
-                Column("name", Text),
-                Column("born", Text),
-                Column("died", Text, CheckConstraint("died > '1'")),
-            ]
-        },
+        lambda: people(Column("died", Text, CheckConstraint("died > '1'"))),
         COPY,
     ),
     "a collation less": Change(
         PEOPLE.format("TEXT COLLATE NOCASE"),
-        lambda: {"people": [key(), Column("name", Text), Column("born", Text)]},
+        people,
         COPY,
     ),
     "a renamed column with the time as its default": Change(
@@ -635,16 +581,11 @@ CHANGES = {
         PEOPLE.format("TEXT, a INTEGER AS (length(name)), b TEXT AS (name || ', ' || a)").replace(
             "people VALUES", "people (id, name, born) VALUES"
         ),
-        lambda: {
-            "people": [
-                key(),
-                Column("name", Text),
-                Column("born", Text),
-                Column("a", Integer, Computed("length(name)")),
-                Column("b", Text, Computed("name || ', ' || a")),
-                CheckConstraint("id > 0"),
-            ]
-        },
+        lambda: people(
+            Column("a", Integer, Computed("length(name)")),
+            Column("b", Text, Computed("name || ', ' || a")),
+            CheckConstraint("id > 0"),
+        ),
         COPY,
     ),
     "a CHECK of a column, beside others": Change(

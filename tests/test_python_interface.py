@@ -361,7 +361,7 @@ def test_progress_is_logged(plain_vault: Vault, caplog: pytest.LogCaptureFixture
         credential_db.upgrade(plain_vault.path)
     messages = [record.getMessage() for record in caplog.records]
     assert "Adopting a file of schema version 0" in messages
-    assert "; 3 SSH keys converted" in messages[-1]
+    assert "3 SSH keys converted" in messages[-1].split("; ")
     assert [message[:24] for message in messages if message.startswith("Running")][:2] == [
         "Running upgrade v0 -> v1",
         "Running upgrade v1 -> v2",

@@ -2,8 +2,6 @@
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -249,8 +247,7 @@ def test_what_a_merge_has_spoilt_is_written_anew(
     path.unlink()
     if content is not None:
         path.write_text(content + before)
-    tool = [sys.executable, str(project.path / "tools/record.py")]
-    result = subprocess.run(tool, capture_output=True, text=True, check=False)
+    result = project.python("tools/record.py")
     assert (result.returncode, result.stderr) == (0, "")
     assert path.read_text() == before
 

@@ -70,9 +70,12 @@ def test_a_new_directory_is_said_to_be_new(say: Callable[..., Said]) -> None:
 def test_what_became_of_an_old_file(say: Callable[..., Said], version: int, words: str) -> None:
     Vault(Path("vault.db")).create(version, content=keys(2))
     _, said = say("-x", "db=vault.db", "-x", "backup=copy.db", "upgrade", "head")
-    assert f"vault.db: {words}" in said
-    assert ("; 2 SSH keys converted" in said) == (version == 0)
-    assert "; it was copied to copy.db before\n" in said
+    (line,) = [line for line in said.splitlines() if f"vault.db: {words}" in line]
+    outcome, *remarks = line.partition("vault.db: ")[2].split("; ")
+    assert outcome == words
+    assert ("2 SSH keys converted" in remarks) == (version == 0)
+    assert remarks[-1] == "it was copied to copy.db before"
+    assert HEAD > 2 or len(remarks) == 2 - (version > 0), "a newer version may convert, too"
     _, said = say("-x", "db=vault.db", "-x", "backup=copy.db", "upgrade", "head")
     assert f"vault.db: already at version {HEAD}; nothing was changed, so no backup" in said
 
