@@ -5,25 +5,22 @@ Revises: ${down_revision | comma,n}
 Create Date: ${create_date}
 
 """
+<%
+    def body(code):
+        """Without Alembic's remark that the commands were generated; an empty revision has none."""
+        return "\n".join(line for line in (code or "pass").split("\n") if "# ### " not in line).strip()
+%>
+from credential_db.sqlite.operations import Operations
 
-% if "sa." in (upgrades or "") + (downgrades or ""):
-import sqlalchemy as sa
-
-% endif
-${imports + "\n" if imports else ""}\
-% if "op." in (upgrades or "") + (downgrades or ""):
-from credential_db.sqlite.revising import op
-
-% endif
 revision = "${up_revision}"
 down_revision = "${down_revision}"
 branch_labels = None
 depends_on = None
 
 
-def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+def upgrade(op: Operations) -> None:
+    ${body(upgrades)}
 
 
-def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+def downgrade(op: Operations) -> None:
+    ${body(downgrades)}

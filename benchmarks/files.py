@@ -1,16 +1,15 @@
-"""The files to measure on, as older releases left them."""
+"""The files to measure with, as older releases left them."""
 
 import base64
 import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import legacy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import (
@@ -20,9 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from credential_db.snapshots import script
+
 
 class StoredKey(NamedTuple):
-    """What version 0 stores of a key."""
+    """The columns of a key in version 0."""
 
     key_type: str
     private_pem: bytes
@@ -36,9 +37,9 @@ def ed25519_keys(count: int) -> list[StoredKey]:
     return [_stored("ed25519", Ed25519PrivateKey.from_private_bytes(seed)) for seed in seeds]
 
 
-def rsa_keys(count: int, bits: int = 3072) -> list[StoredKey]:
-    """Throw-away keys, new ones in every run."""
-    return [_stored("rsa", generate_private_key(65537, bits)) for _ in range(count)]
+def rsa_keys(count: int) -> list[StoredKey]:
+    """Throw-away keys of 3072 bits, new ones in every run."""
+    return [_stored("rsa", generate_private_key(65537, 3072)) for _ in range(count)]
 
 
 def _stored(key_type: str, key: Ed25519PrivateKey | RSAPrivateKey) -> StoredKey:
@@ -48,9 +49,9 @@ def _stored(key_type: str, key: Ed25519PrivateKey | RSAPrivateKey) -> StoredKey:
     return StoredKey(key_type, pem, public_blob, hashlib.sha256(public_blob).hexdigest())
 
 
-def write_v0(path: Path, keys: Iterable[StoredKey], *, journal_mode: str = "wal") -> Path:
+def write_v0(path: Path, keys: Iterable[StoredKey]) -> Path:
     """A file of version 0 with these keys, each assigned to one scope."""
-    with closing(_new_file(path, 0, journal_mode)) as connection:
+    with closing(_new_file(path, 0)) as connection:
         connection.executemany(
             "INSERT INTO ssh_keys (key_type, private_pem, public_blob, fingerprint)"
             " VALUES (?, ?, ?, ?)",
@@ -63,30 +64,28 @@ def write_v0(path: Path, keys: Iterable[StoredKey], *, journal_mode: str = "wal"
     return path
 
 
-def write_v1(path: Path, tokens: int, *, journal_mode: str = "wal") -> Path:
+def write_v1(path: Path, tokens: int) -> Path:
     """A file of version 1 with this many tokens."""
-    with closing(_new_file(path, 1, journal_mode)) as connection:
-        connection.executemany("INSERT INTO proxy_tokens VALUES (?, ?, ?, ?, ?)", _tokens(tokens))
+    rows = (
+        (f"phantom-{number:032}", "scope", f"task {number}", "default", "github")
+        for number in range(tokens)
+    )
+    with closing(_new_file(path, 1)) as connection:
+        connection.executemany("INSERT INTO proxy_tokens VALUES (?, ?, ?, ?, ?)", rows)
         connection.commit()
     return path
 
 
-def _tokens(count: int) -> Iterator[tuple[str, ...]]:
-    for number in range(count):
-        yield (f"phantom-{number:032}", "scope", f"task {number}", "default", "github")
-
-
-def _new_file(path: Path, version: int, journal_mode: str) -> sqlite3.Connection:
+def _new_file(path: Path, version: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA journal_mode = {journal_mode}")
-    for statement in legacy.tables(version):
-        connection.execute(statement)
+    connection.execute("PRAGMA journal_mode = wal")  # as the programs do that write vaults
+    connection.executescript(script(version))
     connection.execute(f"PRAGMA user_version = {version}")
     return connection
 
 
 def copy(source: Path, target: Path) -> Path:
-    """A fresh copy, on the disk already: else the first commit to it would pay for that."""
+    """A new copy, synced: otherwise the first commit to it would pay for that."""
     for suffix in ("-wal", "-shm", "-journal"):
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     shutil.copyfile(source, target)

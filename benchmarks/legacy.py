@@ -1,52 +1,68 @@
-"""What vaults were opened with before Alembic, written out to be measured against.
+"""What older releases ran at every start: a script that imports nothing except ``sqlite3``.
 
-Create whatever table is missing, compare ``PRAGMA user_version``, and migrate in one transaction:
-every key loaded with full validation, re-encoded and updated by itself.
+Create missing tables, compare ``PRAGMA user_version``, and migrate in one transaction. Every key is
+loaded with full validation, encoded again and updated in a statement of its own.
 """
 
-import base64
-import hashlib
 import sqlite3
-from contextlib import closing
-from pathlib import Path
-
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_ssh_private_key,
-)
 
 SCHEMA_VERSION = 2
 
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS credentials (
+    credential_set TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (credential_set, provider)
+)""",
+    """CREATE TABLE IF NOT EXISTS ssh_keys (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key_type TEXT NOT NULL CHECK (key_type IN ('ed25519','rsa')),
+    private_der BLOB NOT NULL,
+    public_blob BLOB NOT NULL,
+    comment TEXT NOT NULL DEFAULT '',
+    fingerprint TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL DEFAULT (datetime('now'))
+)""",
+    """CREATE TABLE IF NOT EXISTS ssh_key_assignments (
+    scope TEXT NOT NULL,
+    key_id INTEGER NOT NULL REFERENCES ssh_keys(id) ON DELETE CASCADE,
+    assigned_at TEXT NOT NULL DEFAULT (datetime('now')),
+    PRIMARY KEY (scope, key_id)
+)""",
+    """CREATE TABLE IF NOT EXISTS proxy_tokens (
+    token TEXT PRIMARY KEY,
+    scope TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    credential_set TEXT NOT NULL,
+    provider TEXT NOT NULL
+)""",
+)
 
-RECORDS = Path(__file__).resolve().parents[1] / "src" / "credential_db" / "records"
+
+def upgrade(path: str) -> None:
+    connection = sqlite3.connect(path)
+    both_functions(connection)
+    connection.close()
 
 
-def tables(version: int) -> list[str]:
-    """The four statements that a release of this schema version ran at every start."""
-    script = (RECORDS / f"v{version}.sql").read_text(encoding="utf-8")
-    return script.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS").split(";\n")[:-1]
+def both_functions(connection: sqlite3.Connection) -> None:
+    ensure_credentials_schema(connection)
+    migrate_credential_db_schema(connection)
 
 
-CURRENT_TABLES = tables(SCHEMA_VERSION)
-
-
-def upgrade(path: Path) -> None:
-    """Open, check or migrate, close."""
-    with closing(sqlite3.connect(path)) as connection:
-        upgrade_connection(connection)
-
-
-def upgrade_connection(connection: sqlite3.Connection) -> None:
-    for statement in CURRENT_TABLES:
+def ensure_credentials_schema(connection: sqlite3.Connection) -> None:
+    for statement in TABLES:
         connection.execute(statement)
     connection.commit()
+
+
+def migrate_credential_db_schema(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version >= SCHEMA_VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
-    if version < 1 and _has_column(connection, "ssh_keys", "private_pem"):
+    if _has_column(connection, "ssh_keys", "private_pem"):
         _convert_keys(connection)
         connection.execute("ALTER TABLE ssh_keys RENAME COLUMN private_pem TO private_der")
     if _has_column(connection, "proxy_tokens", "task"):
@@ -60,10 +76,19 @@ def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool
 
 
 def _convert_keys(connection: sqlite3.Connection) -> None:
+    import base64
+    import hashlib
+
+    from cryptography.hazmat.primitives import serialization
+
     rows = connection.execute("SELECT id, private_pem, public_blob FROM ssh_keys").fetchall()
     for row_id, pem, public_blob in rows:
-        key = load_ssh_private_key(pem, password=None)
-        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        key = serialization.load_ssh_private_key(pem, password=None)
+        der = key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
         digest = base64.b64encode(hashlib.sha256(public_blob).digest()).decode()
         connection.execute(
             "UPDATE ssh_keys SET private_pem = ?, fingerprint = ? WHERE id = ?",

@@ -1,70 +1,81 @@
-"""Ways to measure: always all contenders in turn, so that other load hits them alike."""
+"""Ways to measure: all contenders in turn, round after round, and the median of each."""
 
-import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import files
 
 ROOT = Path(__file__).resolve().parents[1]
+Medians = dict[str, float]
+# A file, and what upgrades a copy of it.
+Contenders = Mapping[str, tuple[Path, Callable[[str], object]]]
 
 
-def calls(
+def seconds(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int, repeat: int = 1
-) -> dict[str, float]:
-    """Seconds a call: for each contender the best of all rounds, the one least disturbed."""
-    best = dict.fromkeys(contenders, float("inf"))
+) -> Medians:
+    """Seconds per call."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
             start = time.perf_counter()
             for _ in range(repeat):
                 call()
-            best[name] = min(best[name], (time.perf_counter() - start) / repeat)
-    return best
+            found[name].append((time.perf_counter() - start) / repeat)
+    return _medians(found)
 
 
-def upgrades(
-    contenders: Mapping[str, tuple[Path, Callable[[Path], object]]],
-    *,
-    rounds: int,
-    of: Callable[[list[float]], float] = min,
-) -> dict[str, float]:
-    """Seconds to upgrade a file, the best ``of`` all rounds; each run has a fresh copy of it."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def upgrades(contenders: Contenders, *, rounds: int) -> Medians:
+    """Seconds to upgrade a file; each call gets a new copy of it."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (source, upgrade) in contenders.items():
             file = files.copy(source, source.with_name("copy.db"))
             start = time.perf_counter()
-            upgrade(file)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: of(found) for name, found in seconds.items()}
+            upgrade(str(file))
+            found[name].append(time.perf_counter() - start)
+    return _medians(found)
 
 
-def child(code: str, *arguments: object) -> tuple[float, str]:
-    """Run Python code in a fresh process: its CPU seconds (user and system), and its output."""
-    search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+def cpu(
+    commands: Mapping[str, Sequence[str]], *, rounds: int, before: Callable[[], object] = list
+) -> Medians:
+    """CPU seconds (user and system) of a new process."""
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for round_ in range(rounds + 1):
+        for name, command in commands.items():
+            before()
+            used = child(command)[0]
+            if round_:  # the first one compiles
+                found[name].append(used)
+    return _medians(found)
+
+
+def child(command: Sequence[str]) -> tuple[float, str]:
+    """The CPU seconds of a Python process with these arguments, and its output."""
+    # An empty PYTHONDONTWRITEBYTECODE means none: otherwise each process would compile everything.
+    path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
     with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        # An empty PYTHONDONTWRITEBYTECODE is as none: else each process would compile all anew.
-        env={**os.environ, "PYTHONPATH": search_path, "PYTHONDONTWRITEBYTECODE": ""},
+        [sys.executable, *command], stdout=subprocess.PIPE, env=environment
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read().decode()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"a measured process failed with exit code {process.returncode}")
+        raise SystemExit(f"a measured process failed with exit status {process.returncode}")
     return usage.ru_utime + usage.ru_stime, output
 
 
 def peak_memory() -> float:
-    """The most memory this process ever had resident, in MiB."""
+    """The most memory that this process has had resident, in MiB."""
     try:
         # Not ru_maxrss, which on Linux starts at what the parent process had.
         status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -73,37 +84,5 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: in bytes
 
 
-WRITER = """
-import json, select, sqlite3, sys, time
-connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
-refusals, refused_since = [], None
-print("ready", flush=True)
-while not select.select([sys.stdin], [], [], 0.0005)[0]:
-    now = time.perf_counter()
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
-    except sqlite3.OperationalError:
-        refused_since = refused_since or now
-    else:
-        if refused_since:
-            refusals.append(now - refused_since)
-        refused_since = None
-print(json.dumps(refusals))
-"""
-
-
-def writers_kept_out(file: Path, upgrade: Callable[[Path], object]) -> list[float]:
-    """Each span of time, in seconds, in which another process cannot begin to write."""
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, file],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        upgrade(file)
-        time.sleep(0.05)
-        output, _ = process.communicate("")
-    return [float(span) for span in json.loads(output)]
+def _medians(found: Mapping[str, Sequence[float]]) -> Medians:
+    return {name: statistics.median(each) for name, each in found.items()}

@@ -14,11 +14,18 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from credential_db import records
+from credential_db.snapshots import script
 
+# Both names of one provider, in one set and alone: a version that renames values has conflicts.
 ROWS = """
-INSERT INTO credentials VALUES ('default', 'github', '{"token": "not a real one"}');
-INSERT INTO proxy_tokens VALUES ('phantom-1', 'demo', 'build', 'default', 'github');
+INSERT INTO credentials VALUES
+    ('default', 'github', '{"token": "not a real one"}'),
+    ('default', 'claude', '{"token": "the old name"}'),
+    ('default', 'anthropic', '{"token": "the new name"}'),
+    ('work', 'claude', '{"token": "the old name alone"}');
+INSERT INTO proxy_tokens VALUES
+    ('phantom-1', 'demo', 'build', 'default', 'github'),
+    ('phantom-2', 'demo', 'chat', 'work', 'claude');
 """
 
 
@@ -28,7 +35,7 @@ def main(path: str) -> None:
         "rsa": rsa.generate_private_key(public_exponent=65537, key_size=3072),
     }
     with closing(sqlite3.connect(path)) as vault:
-        vault.executescript(records.script(0) + ROWS)
+        vault.executescript(script(0) + ROWS)
         for key_type, key in keys.items():
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
             line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)

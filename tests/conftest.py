@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from credential_db import command_line as command_line_module
 from vaults import Vault
 
 # A raw key, in SQLCipher's own spelling: deriving one from a passphrase costs 0.1 s at each open.
@@ -25,16 +24,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(autouse=True)
-def no_lock_of_logging_stays_taken() -> Iterator[None]:
-    """A signal may come between the taking of a lock and its release: then all threads wait."""
-    yield
-    for handler in logging.getLogger().handlers:  # pytest's own
-        lock: Any = handler.lock
-        while lock is not None and lock._is_owned():
-            lock.release()
-
-
 @pytest.fixture(params=[None, PASSPHRASE], ids=["plain", "encrypted"])
 def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
     """A file that is still to be written, once plain and once encrypted."""
@@ -43,7 +32,7 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
 
 @pytest.fixture
 def plain_vault(tmp_path: Path) -> Vault:
-    """A plain file that is still to be written, where encryption makes no difference."""
+    """A plain file that is still to be written, if encryption makes no difference."""
     return Vault(tmp_path / "credentials.db")
 
 
@@ -74,7 +63,9 @@ def command_line(tmp_path: Path) -> CommandLine:
 def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[CommandLine]:
-    """As ``command_line``, but in this process, where a command costs a tenth."""
+    """As ``command_line``, but in this process, which costs a tenth."""
+    from credential_db import command_line as command_line_module
+
     directory = tmp_path / "elsewhere"
     directory.mkdir()
     loggers = [
@@ -104,3 +95,9 @@ def shell(
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-messages", action="store_true", help="write tests/messages.txt as it is now"
+    )

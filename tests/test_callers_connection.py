@@ -1,12 +1,13 @@
-"""A connection that is lent: whatever its owner has set up, it is upgraded, and comes back so."""
+"""A connection that is passed in: what is refused, and that it is given back as it was.
 
-import logging
-import os
-import re
+``working()`` refuses what is unsafe, sets what an upgrade needs, and restores it. All else that an
+application has configured is its own business.
+"""
+
+import gc
 import sqlite3
-import subprocess
 import sys
-import types
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -14,19 +15,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from alembic import command
 from sqlalchemy import event
+from sqlcipher3 import dbapi2 as sqlcipher
 
 import credential_db
-from attacks import Upgrading, Victim, Watched, another_process
-from credential_db import SCHEMA_VERSION, CredentialDBError, Upgrade, scripts
-from vaults import STAMPS, TABLES, Key, Vault, at_head, keys, upgrade_to_2, upgraded
+from conftest import PASSPHRASE
+from credential_db import CredentialDBError, ReadOnlyDatabase, UnrecognizedSchema, api
+from faults import KINDS, Attack, as_the_real_program
+from vaults import HEAD, STAMPS, TABLES, Key, Vault, at_head, keys, upgraded
 
-HEAD = SCHEMA_VERSION
 
-
-def lent(vault: Vault, *statements: str, **options: Any) -> Any:
-    """A connection of the host's, in autocommit mode, that has executed something."""
+def passed_in(vault: Vault, *statements: str, **options: Any) -> Any:
+    """A connection of the application's, in autocommit mode, that has executed something."""
     connection = sqlite3.connect(vault.path, isolation_level=None, **options)
     for statement in statements:
         connection.execute(statement).fetchall()
@@ -42,435 +42,134 @@ def assert_upgraded(connection: Any, vault: Vault) -> None:
     vault.check_integrity()
 
 
-# --- Journals ----------------------------------------------------------------------------------
+# --- What is refused ---------------------------------------------------------------------------
 
 
-def bytes_beside(vault: Vault) -> bytes:
-    return b"".join(vault.files().values())
+def a_transaction(connection: Any) -> Any:
+    connection.execute("UPDATE credentials SET data = 'uncommitted'")
 
 
-@pytest.mark.parametrize("left_over", ["delete", "persist", "truncate", "wal"])
-@pytest.mark.parametrize("journal_mode", ["off", "memory", "persist", "truncate"])
-def test_no_journal_keeps_a_key(plain_vault: Vault, journal_mode: str, left_over: str) -> None:
-    """What an earlier program left beside the file is emptied, or gone, too."""
-    plain_vault.create(content=keys(3), journal_mode=left_over)
-    with lent(plain_vault, f"PRAGMA journal_mode = {left_over}") as earlier:
-        earlier.execute("UPDATE ssh_keys SET comment = comment || '!', created_at = 'x'")
-    with lent(plain_vault, f"PRAGMA journal_mode = {journal_mode}") as connection:
-        (before,) = connection.execute("PRAGMA journal_mode").fetchone()
-        assert_upgraded(connection, plain_vault)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == (before,)
-        assert b"OPENSSH PRIVATE" not in bytes_beside(plain_vault)
+def a_transaction_that_has_read(connection: Any) -> Any:
+    connection.execute("BEGIN")
+    return connection.execute("SELECT count(*) FROM credentials").fetchall()
 
 
-def make_large(vault: Vault) -> Vault:
-    """Above what SQLite may hold in memory of a transaction."""
-    vault.create(content=keys(3))
-    vault.execute(
-        "PRAGMA page_size = 65536",
-        "CREATE TABLE notes (note BLOB)",
-        *("INSERT INTO notes VALUES (zeroblob(1000000))" for _ in range(17)),
-    )
-    return vault
+def an_unfinished_query(connection: Any) -> Any:
+    cursor = connection.execute("SELECT 1 FROM credentials")
+    cursor.fetchone()
+    return cursor
 
 
-@pytest.mark.parametrize("journal_mode", ["off", "memory"])
-@pytest.mark.parametrize("end", ["a dry run", "a bad key"])
-def test_a_large_file_without_a_journal_on_disk_is_taken_back(
-    plain_vault: Vault, journal_mode: str, end: str
-) -> None:
-    """https://www.sqlite.org/pragma.html#pragma_journal_mode: with OFF, ROLLBACK is undefined."""
-    make_large(plain_vault)
-    if end == "a bad key":
-        plain_vault.execute("UPDATE ssh_keys SET private_pem = x'00' WHERE id = 8")
-    before = plain_vault.files()
-    small_cache = "PRAGMA cache_size = 1"
-    with lent(plain_vault, f"PRAGMA journal_mode = {journal_mode}", small_cache) as connection:
-        if end == "a dry run":
-            credential_db.upgrade(connection, dry_run=True)
-        else:
-            with pytest.raises(credential_db.KeyConversionError):
-                credential_db.upgrade(connection)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == (journal_mode,)
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert plain_vault.files() == before, "an upgrade that is undone leaves the file as it was"
+def query_only(connection: Any) -> Any:
+    connection.execute("PRAGMA query_only = ON")
 
 
-def test_a_left_over_journal_that_is_done_with_is_no_obstacle(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(1))
-    plain_vault.path.with_name(plain_vault.path.name + "-journal").write_bytes(bytes(512))
-    with lent(plain_vault, "PRAGMA journal_mode = MEMORY") as connection:
-        assert_upgraded(connection, plain_vault)
+def journal_mode_off(connection: Any) -> Any:
+    connection.execute("PRAGMA journal_mode = OFF")
 
 
-# --- Everything that a connection may be set to ------------------------------------------------
+def journal_mode_memory(connection: Any) -> Any:
+    connection.execute("PRAGMA journal_mode = MEMORY")
 
-PRAGMAS = {
-    "analysis_limit": 5,
-    "automatic_index": 0,
-    "busy_timeout": 321,
-    "cache_size": 3,
-    "cache_spill": 0,
-    "cell_size_check": 1,
-    "checkpoint_fullfsync": 1,
-    "count_changes": 1,
-    "empty_result_callbacks": 1,
-    "foreign_keys": 1,
-    "full_column_names": 1,
-    "ignore_check_constraints": 1,
-    "journal_size_limit": 5000,
-    "legacy_alter_table": 1,
-    "mmap_size": 1 << 20,
-    "read_uncommitted": 1,
-    "recursive_triggers": 1,
-    "reverse_unordered_selects": 1,
-    "secure_delete": 2,
-    "short_column_names": 0,
-    "synchronous": 0,
-    "temp_store": 1,
-    "threads": 2,
-    "trusted_schema": 0,
-    "writable_schema": 1,
+
+def temporary_table(connection: Any) -> Any:
+    connection.execute("CREATE TEMP TABLE SSH_Keys AS SELECT 1 AS id")
+
+
+def temporary_view(connection: Any) -> Any:
+    connection.execute("CREATE TEMP VIEW alembic_version AS SELECT 'v2' AS version_num")
+
+
+def temporary_trigger(connection: Any) -> Any:
+    connection.execute("CREATE TEMP TRIGGER mine AFTER UPDATE ON main.ssh_keys BEGIN SELECT 1; END")
+
+
+Function = Callable[[Any], Any]
+
+REFUSED: dict[Function, type[CredentialDBError]] = {
+    a_transaction: CredentialDBError,
+    a_transaction_that_has_read: CredentialDBError,
+    an_unfinished_query: CredentialDBError,
+    query_only: ReadOnlyDatabase,
+    journal_mode_off: CredentialDBError,
+    journal_mode_memory: CredentialDBError,
+    temporary_table: UnrecognizedSchema,
+    temporary_view: UnrecognizedSchema,
+    temporary_trigger: UnrecognizedSchema,
 }
+COMMITTED_BY_THE_LEGACY_FUNCTIONS = (a_transaction, a_transaction_that_has_read)
 
 
-@pytest.mark.parametrize("pragma", PRAGMAS)
-@pytest.mark.parametrize("check", [True, False], ids=["rename", "table copy"])
-def test_a_pragma_is_no_obstacle_and_is_given_back(
-    plain_vault: Vault, pragma: str, check: bool
+@pytest.fixture(params=["sqlite3", "sqlcipher3"])
+def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "vault.db", PASSPHRASE if request.param == "sqlcipher3" else None)
+
+
+@pytest.mark.parametrize("prepare", REFUSED)
+def test_what_is_unsafe_is_refused_before_anything_changes(
+    vault: Vault, prepare: Callable[[Any], Any]
 ) -> None:
-    plain_vault.create(content=keys(3), check=check)
-    plain_vault.execute(
-        "CREATE TABLE log (text)",
-        "CREATE TRIGGER ours AFTER UPDATE ON ssh_keys BEGIN INSERT INTO log VALUES ('!'); END",
-        "CREATE VIEW mine AS SELECT key_id FROM ssh_key_assignments",
-    )
-    value = "FAST" if pragma == "secure_delete" else PRAGMAS[pragma]
-    with lent(plain_vault, f"PRAGMA {pragma} = {value}") as connection:
-        before = connection.execute(f"PRAGMA {pragma}").fetchall()
-        assert_upgraded(connection, plain_vault)
-        assert connection.execute(f"PRAGMA {pragma}").fetchall() == before
-    assert plain_vault.value("SELECT count(*) FROM ssh_key_assignments") == 6
-    assert plain_vault.query("SELECT * FROM log") == []
+    vault.create(content=keys(2))
+    before = vault.content()
+    with closing(vault.connect()) as connection:
+        unfinished = prepare(connection)
+        in_transaction, settings = connection.in_transaction, settings_of(connection)
+        calls: list[Function] = [credential_db.upgrade, credential_db.migrate_credential_db_schema]
+        if prepare in COMMITTED_BY_THE_LEGACY_FUNCTIONS:
+            calls.pop()
+        for call in calls:
+            with pytest.raises(REFUSED[prepare]) as caught:
+                call(connection)
+            assert type(caught.value) is REFUSED[prepare]
+            assert connection.in_transaction == in_transaction
+            assert settings_of(connection) == settings
+        assert credential_db.status(connection).state == "legacy", "status is never refused"
+        assert connection.in_transaction == in_transaction
+        if prepare is an_unfinished_query:
+            assert unfinished.fetchall() == [(1,)], "the query goes on where it was"
+        connection.rollback()
+    assert (vault.content(), vault.stamps()) == (before, (None, 0))
 
 
-UPGRADE_WITH_LITTLE_CACHE = """
-import sqlite3, sys, credential_db
-connection = sqlite3.connect(sys.argv[1])
-for pragma in ("cache_size = 3", f"temp_store = {sys.argv[2]}"):
-    connection.execute(f"PRAGMA {pragma}")
-before = connection.execute("PRAGMA temp_store").fetchall()
-credential_db.upgrade(connection)
-assert connection.execute("PRAGMA temp_store").fetchall() == before
-"""
-
-
-@pytest.mark.parametrize("temp_store", ["DEFAULT", "FILE", "MEMORY"])
-def test_no_temporary_file_is_made(plain_vault: Vault, tmp_path: Path, temp_store: str) -> None:
-    """VACUUM builds the new file in one, if it may."""
-    plain_vault.create(content=keys(3))
-    plain_vault.execute(
-        "CREATE TABLE much AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n"
-        " WHERE x < 999) SELECT x, randomblob(2000) FROM n"
-    )
-    directory = tmp_path / "temporary"
-    directory.mkdir()
-    before = directory.stat().st_mtime_ns
-    subprocess.run(
-        [sys.executable, "-c", UPGRADE_WITH_LITTLE_CACHE, str(plain_vault.path), temp_store],
-        env={**os.environ, "SQLITE_TMPDIR": str(directory)},
-        check=True,
-    )
-    assert plain_vault.stamps() == STAMPS
-    assert directory.stat().st_mtime_ns == before, "a file was made there, and removed again"
-
-
-def test_what_an_unfinished_query_keeps_from_being_given_back_is_said(
-    plain_vault: Vault, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("prepare", REFUSED)
+def test_a_current_file_is_recognised_whatever_is_unfinished(
+    vault: Vault, prepare: Callable[[Any], Any]
 ) -> None:
-    """It holds on to the temporary storage that ALTER TABLE has opened meanwhile."""
-    plain_vault.create(content=keys(3))
-    with lent(plain_vault, "PRAGMA temp_store = FILE") as connection:
-        cursor = connection.execute("SELECT * FROM credentials")
-        upgrade_to_2(connection)
-        (temp_store,) = connection.execute("PRAGMA temp_store").fetchone()
-        cursor.close()
-    assert temp_store == 1 or "PRAGMA temp_store = 1 failed" in caplog.text
+    vault.create(content=keys(2))
+    credential_db.upgrade(vault.path, **vault.options)
+    with closing(vault.connect()) as connection:
+        unfinished = prepare(connection)
+        in_transaction = connection.in_transaction
+        assert credential_db.upgrade(connection) == (HEAD, HEAD)
+        assert credential_db.status(connection).state == "current"
+        assert connection.in_transaction == in_transaction, unfinished
 
 
-def test_what_is_temporary_stays(plain_vault: Vault) -> None:
+@pytest.mark.parametrize("prepare", COMMITTED_BY_THE_LEGACY_FUNCTIONS)
+@pytest.mark.parametrize("tables", [TABLES, ("credentials", "ssh_keys")], ids=["all", "some"])
+def test_the_legacy_functions_commit_an_open_transaction(
+    vault: Vault, prepare: Callable[[Any], Any], tables: tuple[str, ...]
+) -> None:
+    vault.create(content=keys(2), tables=tables)
+    with closing(as_the_real_program(vault)) as connection:
+        prepare(connection)
+        credential_db.ensure_credentials_schema(connection)
+        assert not connection.in_transaction
+        prepare(connection)
+        credential_db.migrate_credential_db_schema(connection)
+        assert not connection.in_transaction
+    assert vault.stamps() == STAMPS
+    if prepare is a_transaction:
+        assert set(vault.query("SELECT data FROM credentials")) == {("uncommitted",)}
+
+
+def test_what_is_temporary_and_harmless_stays(plain_vault: Vault) -> None:
+    """Setting ``temp_store`` would drop it."""
     plain_vault.create(content=keys(3))
-    with lent(plain_vault, "PRAGMA temp_store = FILE") as connection:
+    with passed_in(plain_vault, "PRAGMA temp_store = FILE") as connection:
         connection.execute("CREATE TEMP TABLE mine AS SELECT 1 AS a")
         assert_upgraded(connection, plain_vault)
         assert connection.execute("SELECT a FROM mine").fetchall() == [(1,)]
-
-
-def test_a_broken_view_is_named_under_writable_schema_too(plain_vault: Vault) -> None:
-    """https://www.sqlite.org/pragma.html#pragma_writable_schema: it lets errors pass."""
-    plain_vault.create(content=keys(1))
-    plain_vault.execute("CREATE VIEW mine AS SELECT task FROM proxy_tokens WHERE task = 'x'")
-    plain_vault.execute("CREATE VIEW broken AS SELECT task, gone.* FROM proxy_tokens, gone")
-    with lent(plain_vault, "PRAGMA writable_schema = ON") as connection:
-        with pytest.raises(CredentialDBError, match="broken"):
-            credential_db.upgrade(connection)
-        assert not connection.in_transaction
-    assert plain_vault.stamps() == (None, 0)
-
-
-def test_a_connection_that_may_only_query_is_told_so(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(1))
-    before = plain_vault.files()
-    with lent(plain_vault, "PRAGMA query_only = ON") as connection:
-        for function in (credential_db.upgrade, credential_db.migrate_credential_db_schema):
-            with pytest.raises(credential_db.ReadOnlyDatabase, match="query_only"):
-                function(connection)
-            assert connection.execute("PRAGMA query_only").fetchone() == (1,)
-        assert credential_db.status(connection).state == "legacy"
-    assert plain_vault.files() == before
-
-
-def test_a_current_file_needs_no_more_than_query_only(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(1))
-    credential_db.upgrade(plain_vault.path)
-    with lent(plain_vault, "PRAGMA query_only = ON") as connection:
-        assert credential_db.upgrade(connection) == (HEAD, HEAD)
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "detect_types": {"detect_types": sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES},
-    "no cached statements": {"cached_statements": 0},
-    "isolation_level": {"isolation_level": "EXCLUSIVE"},
-}
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_how_a_connection_was_opened_is_no_obstacle(plain_vault: Vault, name: str) -> None:
-    plain_vault.create(content=keys(2))
-    before = dict(sqlite3.converters)
-    for kind in ("INTEGER", "TEXT", "BLOB"):
-        sqlite3.register_converter(kind, lambda cell: [cell])
-    try:
-        with closing(sqlite3.connect(plain_vault.path, **OPTIONS[name])) as connection:
-            expected = upgraded(plain_vault.content(), 0)
-            assert credential_db.status(connection).state == "legacy"
-            assert credential_db.upgrade(connection) == (0, HEAD)
-            assert credential_db.upgrade(connection) == (HEAD, HEAD)
-            assert credential_db.status(connection).state == "current"
-        assert plain_vault.content() == expected
-    finally:
-        sqlite3.converters.clear()
-        sqlite3.converters.update(before)
-
-
-@pytest.mark.parametrize("locking_mode", ["EXCLUSIVE", "NORMAL"])
-def test_a_locking_mode_is_the_owners(plain_vault: Vault, locking_mode: str) -> None:
-    plain_vault.create(content=keys(2))
-    with lent(plain_vault, f"PRAGMA locking_mode = {locking_mode}") as connection:
-        assert credential_db.upgrade(connection) == (0, HEAD)
-        assert connection.execute("PRAGMA locking_mode").fetchone() == (locking_mode.lower(),)
-        assert b"OPENSSH PRIVATE" not in bytes_beside(plain_vault)
-    assert plain_vault.stamps() == STAMPS
-
-
-# --- Interrupts and handlers -------------------------------------------------------------------
-
-
-@contextmanager
-def host_set_up(vault: Vault) -> Iterator[Watched]:
-    """A connection on which much is set that an upgrade has to set otherwise."""
-    with closing(sqlite3.connect(vault.path, factory=Watched)) as connection:
-        for pragma in (
-            "foreign_keys = 1",
-            "synchronous = 1",
-            "secure_delete = FAST",
-            "journal_mode = MEMORY",
-            "busy_timeout = 321",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        connection.row_factory = sqlite3.Row
-        yield connection
-
-
-def set_up_of(connection: Watched) -> list[object]:
-    pragmas = (*(pragma for pragma in PRAGMAS if pragma != "writable_schema"), "journal_mode")
-    settings = [[*row] for pragma in pragmas for row in connection.execute(f"PRAGMA {pragma}")]
-    return [settings, connection.isolation_level, connection.row_factory, connection.text_factory]
-
-
-class HostError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, HostError])
-def test_an_interrupt_at_any_setting_leaves_none_behind(
-    plain_vault: Vault, error: type[BaseException]
-) -> None:
-    """Those of a table copy, and those that give the connection back, too."""
-    plain_vault.create(content=keys(1), check=False)
-    legacy = plain_vault.path.read_bytes()
-    statements: list[str] = []
-    with host_set_up(plain_vault) as connection:
-        connection.before = statements.append
-        credential_db.upgrade(connection)
-    about_settings = [
-        number
-        for number, pair in enumerate(zip(["", *statements], statements, strict=False))
-        if any(re.match("PRAGMA .* = |ALTER TABLE .* RENAME TO", sql) for sql in pair)
-    ]
-    assert len(about_settings) > 20
-    for number in about_settings:
-        plain_vault.path.write_bytes(legacy)
-        with host_set_up(plain_vault) as connection:
-            before = set_up_of(connection)
-            to_come = iter(range(number, -1, -1))
-
-            def interrupted(_: str, to_come: Iterator[int] = to_come) -> None:
-                if next(to_come, None) == 0:
-                    raise error
-
-            connection.before = interrupted
-            with suppress(error, CredentialDBError):
-                credential_db.upgrade(connection)
-            del connection.before
-            assert not connection.in_transaction
-            assert set_up_of(connection) == before, f"interrupted at: {statements[number]}"
-    assert plain_vault.stamps() in ((None, 0), STAMPS)
-
-
-def test_an_interrupt_just_after_a_table_copy_has_set_a_pragma(plain_vault: Vault) -> None:
-    class Interrupted(sqlite3.Connection):
-        def execute(self, sql: str, /, *parameters: Any) -> sqlite3.Cursor:
-            cursor = super().execute(sql, *parameters)
-            if sql == "PRAGMA legacy_alter_table = ON":
-                raise KeyboardInterrupt
-            return cursor
-
-    plain_vault.create(check=False)
-    with closing(sqlite3.connect(plain_vault.path, factory=Interrupted)) as connection:
-        with pytest.raises(KeyboardInterrupt):
-            credential_db.upgrade(connection)
-        assert connection.execute("PRAGMA legacy_alter_table").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("after", [1, 2, 5, 20, 60, 200, 500])
-def test_a_cancelling_progress_handler_leaves_no_transaction(
-    plain_vault: Vault, after: int
-) -> None:
-    """It goes on to cancel, as a host's deadline does that has passed."""
-    plain_vault.create(content=keys(4))
-    victim = Victim(plain_vault)
-    with host_set_up(plain_vault) as connection:
-        before = set_up_of(connection)
-        calls = iter(range(after))
-        connection.set_progress_handler(lambda: next(calls, None) is None, 5)
-        with suppress(CredentialDBError):
-            credential_db.upgrade(connection)
-        assert not connection.in_transaction, "a transaction of ours is ours to end"
-        connection.set_progress_handler(None, 0)
-        assert set_up_of(connection) == before
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
-    victim.is_new()
-    victim.assert_completes()
-
-
-def test_an_authorizer_that_denies_leaves_all_as_it_was(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(2))
-    before = plain_vault.content()
-    with lent(plain_vault) as connection:
-        deny_updates = {sqlite3.SQLITE_UPDATE}
-        connection.set_authorizer(
-            lambda action, *_: sqlite3.SQLITE_DENY if action in deny_updates else sqlite3.SQLITE_OK
-        )
-        with pytest.raises(CredentialDBError, match="authorizer"):
-            credential_db.upgrade(connection)
-        assert not connection.in_transaction
-    assert plain_vault.content() == before
-
-
-class CommitsElsewhere(sqlite3.Connection):
-    """As test suites have them, which roll everything back in the end."""
-
-    def commit(self) -> None: ...
-    def rollback(self) -> None: ...
-
-
-@pytest.mark.parametrize("dry_run", [False, True])
-@pytest.mark.parametrize("isolation_level", [None, "DEFERRED"])
-def test_a_class_that_does_not_commit_is_not_believed(
-    plain_vault: Vault, isolation_level: str | None, dry_run: bool
-) -> None:
-    plain_vault.create(content=keys(1))
-    with closing(
-        sqlite3.connect(
-            plain_vault.path,
-            factory=CommitsElsewhere,
-            isolation_level=isolation_level,  # type: ignore[arg-type]  # any text, for typeshed
-        )
-    ) as connection:
-        assert credential_db.upgrade(connection, dry_run=dry_run) == (0, HEAD)
-        assert not connection.in_transaction
-    assert plain_vault.stamps() == ((None, 0) if dry_run else STAMPS)
-
-
-def test_an_authorizer_that_ignores_a_begin_is_told_so(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(1))
-    with lent(plain_vault) as connection:
-        ignored = sqlite3.SQLITE_TRANSACTION
-        connection.set_authorizer(
-            lambda action, *_: sqlite3.SQLITE_IGNORE if action == ignored else sqlite3.SQLITE_OK
-        )
-        with pytest.raises(CredentialDBError, match="authorizer"):
-            credential_db.upgrade(connection)
-    assert plain_vault.stamps() == (None, 0)
-
-
-class Aggregate:
-    def step(self, *_: object) -> None: ...
-    def finalize(self) -> None: ...
-
-
-@pytest.mark.parametrize("kind", ["function", "aggregate"])
-@pytest.mark.parametrize("name", ["max", "min", "typeof", "like", "lower", "length", "datetime"])
-def test_a_function_in_the_place_of_sqlites_is_no_obstacle(
-    plain_vault: Vault, name: str, kind: str
-) -> None:
-    """A table copy compares cells, and looks for how far AUTOINCREMENT has counted."""
-    plain_vault.create(content=keys(2), check=False)
-    with lent(plain_vault) as connection:
-        for arguments in (1, 2):
-            if kind == "function":
-                connection.create_function(name, arguments, lambda *_: None)
-            else:
-                connection.create_aggregate(name, arguments, Aggregate)
-        assert_upgraded(connection, plain_vault)
-        credential_db.ensure_credentials_schema(connection)
-
-
-# --- Temporary objects and attached databases --------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["TABLE", "VIEW"])
-@pytest.mark.parametrize("name", [*TABLES, "alembic_version", "SSH_Keys"])
-@pytest.mark.parametrize("number", [0, HEAD])
-def test_a_temporary_object_is_never_taken_for_the_files(
-    plain_vault: Vault, name: str, kind: str, number: int
-) -> None:
-    if number:
-        credential_db.upgrade(plain_vault.path)
-    else:
-        plain_vault.create(content=keys(1))
-    before = plain_vault.content(), plain_vault.stamps()
-    shadow = f"CREATE TEMP {kind} {name} AS SELECT 'v{HEAD}' AS version_num"
-    with lent(plain_vault, shadow) as connection:
-        if number:
-            assert credential_db.upgrade(connection) == (HEAD, HEAD)
-        else:
-            with pytest.raises(credential_db.UnrecognizedSchema, match="temporary"):
-                credential_db.upgrade(connection)
-            assert credential_db.status(connection).version == number
-    assert (plain_vault.content(), plain_vault.stamps()) == before
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -478,236 +177,251 @@ def test_a_temporary_table_hides_no_missing_one(plain_vault: Vault, table: str) 
     name = at_head(f"{{{table}}}")
     credential_db.upgrade(plain_vault.path)
     plain_vault.execute(f"DROP TABLE {name}")
-    with lent(plain_vault, f"CREATE TEMP TABLE {name} (x)") as connection:
-        credential_db.ensure_credentials_schema(connection)
-        assert name in {row[1] for row in plain_vault.schema()}
+    with passed_in(plain_vault, f"CREATE TEMP TABLE {name} (x)") as connection:
+        assert credential_db.status(connection).state == "behind"
+        for call in (credential_db.ensure_credentials_schema, credential_db.upgrade):
+            with pytest.raises(UnrecognizedSchema):
+                call(connection)
 
 
-def test_a_temporary_trigger_sees_no_key(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(2))
-    with lent(
-        plain_vault,
-        "CREATE TEMP TABLE seen (cell)",
-        "CREATE TEMP TRIGGER mine AFTER UPDATE ON main.ssh_keys BEGIN"
-        " INSERT INTO seen VALUES (OLD.id); END",
-    ) as connection:
-        assert_upgraded(connection, plain_vault)
-        assert connection.execute("SELECT * FROM seen").fetchall() == []
-        connection.execute(at_head("UPDATE {ssh_keys} SET {ssh_keys.key_type} = 'rsa'"))
-        assert len(connection.execute("SELECT * FROM seen").fetchall()) == 2
+# --- What is set, and given back ---------------------------------------------------------------
+
+SETTINGS = """
+automatic_index=0 busy_timeout=321 cache_size=3 cache_spill=0 cell_size_check=1 count_changes=1
+foreign_keys=1 full_column_names=1 ignore_check_constraints=1 journal_mode=persist
+journal_size_limit=5000 legacy_alter_table=1 locking_mode=EXCLUSIVE mmap_size=1048576
+read_uncommitted=1 recursive_triggers=1 reverse_unordered_selects=1 secure_delete=FAST
+synchronous=0 temp_store=1 threads=2 trusted_schema=0 writable_schema=1
+"""
+PRAGMAS = dict(pair.split("=") for pair in SETTINGS.split())
+
+
+def settings_of(connection: Any) -> dict[str, object]:
+    attributes = ("isolation_level", "row_factory", "text_factory", "autocommit")
+    found = {name: getattr(connection, name, None) for name in attributes}
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    for name in PRAGMAS:
+        found[name] = str(cursor.execute(f"PRAGMA {name}").fetchone()).replace("b'", "'")
+    return found
+
+
+@pytest.mark.parametrize("pragma", PRAGMAS)
+def test_a_pragma_is_no_obstacle_and_is_given_back(plain_vault: Vault, pragma: str) -> None:
+    plain_vault.create(content=keys(3), check=False)  # a table is copied
+    plain_vault.execute(
+        "CREATE TABLE log (text)",
+        "CREATE TRIGGER ours AFTER UPDATE ON ssh_keys BEGIN INSERT INTO log VALUES ('!'); END",
+        "CREATE VIEW mine AS SELECT key_id FROM ssh_key_assignments",
+    )
+    expected = upgraded(plain_vault.content(), 0)
+    with passed_in(plain_vault, f"PRAGMA {pragma} = {PRAGMAS[pragma]}") as connection:
+        before = settings_of(connection)
+        assert credential_db.upgrade(connection) == (0, HEAD)
+        assert settings_of(connection) == before
+        journal = plain_vault.path.with_name(plain_vault.path.name + "-journal")
+        assert not journal.exists() or b"OPENSSH" not in journal.read_bytes()
+    assert plain_vault.content() == expected
+    assert plain_vault.value("SELECT count(*) FROM ssh_key_assignments") == 6
+    assert plain_vault.query("SELECT * FROM log") == []
 
 
 @contextmanager
-def with_attached(vault: Vault, other: Vault) -> Iterator[Any]:
-    with lent(vault, f"ATTACH '{other.path}' AS other") as connection:
+def configured(vault: Vault) -> Iterator[Any]:
+    """A connection on which much is set that an upgrade has to set otherwise."""
+    with closing(vault.connect()) as connection:
+        for pragma in (
+            *("foreign_keys = 1", "synchronous = 1", "secure_delete = FAST", "busy_timeout = 321"),
+            *("legacy_alter_table = 1", "ignore_check_constraints = 1", "cache_spill = 5"),
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        connection.row_factory = sqlite3.Row
+        connection.text_factory = bytes
         yield connection
 
 
-@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-def test_an_attached_database_is_left_alone(
-    plain_vault: Vault, tmp_path: Path, journal_mode: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fault", ["error", "interrupt after"])
+def test_whatever_fails_the_connection_is_given_back_as_it_was(
+    plain_vault: Vault, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    other = Vault(tmp_path / "other.db").create(1, content=keys(2), journal_mode=journal_mode)
-    plain_vault.create(content=keys(3), journal_mode=journal_mode)
+    """Except for the one setting that cannot be restored."""
+    plain_vault.create(content=keys(1), check=False)
+    legacy, attack = plain_vault.path.read_bytes(), Attack(monkeypatch)
+    for _ in range(2):  # the first one fills caches
+        plain_vault.path.write_bytes(legacy)
+        with configured(plain_vault) as connection, attack.plan():
+            credential_db.upgrade(connection)
+    statements = attack.statements
+    assert len(statements) > 50
+    for number, sql in enumerate(statements):
+        if number % 9 != len(fault) % 9 and not sql.startswith("PRAGMA") and "RENAME" not in sql:
+            continue
+        plain_vault.path.write_bytes(legacy)
+        with configured(plain_vault) as connection:
+            before = settings_of(connection)
+            with suppress(CredentialDBError, KeyboardInterrupt), attack.plan(number, fault):
+                credential_db.upgrade(connection)
+            assert attack.failed == [sql]
+            assert not connection.in_transaction, f"{fault} at {sql}"
+            after = settings_of(connection)
+        changed = [name for name, value in before.items() if after[name] != value]
+        assert len(changed) <= 1, f"{fault} at {sql}: {changed}"
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "detect_types": {"detect_types": sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES},
+    "no cached statements": {"cached_statements": 0},
+    "isolation_level": {"isolation_level": "EXCLUSIVE"},
+    **({"autocommit": {"autocommit": True}} if sys.version_info >= (3, 12) else {}),
+    **({"no autocommit": {"autocommit": False}} if sys.version_info >= (3, 12) else {}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("kind", ["connection", "legacy functions"])
+def test_how_a_connection_was_opened_is_no_obstacle(
+    plain_vault: Vault, name: str, kind: str
+) -> None:
+    """One with ``autocommit=False`` always has a transaction; unused, it does not count."""
+    plain_vault.create(content=keys(2))
+    expected, converters = upgraded(plain_vault.content(), 0), dict(sqlite3.converters)
+    for type_name in ("INTEGER", "TEXT", "BLOB", "VARCHAR"):
+        sqlite3.register_converter(type_name, lambda cell: [cell])
+    try:
+        with closing(sqlite3.connect(plain_vault.path, **OPTIONS[name])) as connection:
+            before = settings_of(connection)
+            assert credential_db.status(connection).state == "legacy"
+            connection.rollback()  # of what has been read so far
+            KINDS[kind].call(connection)
+            assert settings_of(connection) == before
+            assert credential_db.upgrade(connection) == (HEAD, HEAD)
+            assert credential_db.status(connection).state == "current"
+            connection.execute("UPDATE credentials SET data = data")
+            connection.commit()
+    finally:
+        sqlite3.converters.clear()
+        sqlite3.converters.update(converters)
+    assert plain_vault.content() == expected
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="autocommit=False is new in Python 3.12")
+@pytest.mark.parametrize("used", ["SELECT * FROM credentials", "UPDATE credentials SET data = 1"])
+def test_a_used_transaction_of_autocommit_false_is_refused(plain_vault: Vault, used: str) -> None:
+    plain_vault.create(content=keys(2))
+    options: dict[str, Any] = {"autocommit": False}
+    with closing(sqlite3.connect(plain_vault.path, **options)) as connection:
+        connection.execute(used).fetchall()
+        with pytest.raises(CredentialDBError):
+            credential_db.upgrade(connection)
+        assert credential_db.status(connection).state == "legacy"
+        connection.commit()
+        assert credential_db.upgrade(connection) == (0, HEAD)
+
+
+def test_an_attached_database_is_left_alone(plain_vault: Vault, tmp_path: Path) -> None:
+    other = Vault(tmp_path / "other.db").create(1, content=keys(2))
     before = other.content(), other.schema(), other.stamps()
-    reader = ("BEGIN", "SELECT * FROM credentials")
-    with with_attached(plain_vault, other) as connection, another_process(other, *reader):
-        pragmas = ("secure_delete", "synchronous", "journal_size_limit", "journal_mode")
-        settings = [connection.execute(f"PRAGMA other.{name}").fetchone() for name in pragmas]
+    plain_vault.create(content=keys(3))
+    with passed_in(plain_vault, f"ATTACH '{other.path}' AS other") as connection:
         assert_upgraded(connection, plain_vault)
-        assert settings == [
-            connection.execute(f"PRAGMA other.{name}").fetchone() for name in pragmas
-        ]
     assert (other.content(), other.schema(), other.stamps()) == before
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert not warnings, "a reader of the attached database is nothing to warn of"
 
 
-def test_a_lock_on_an_attached_database_holds_up_nobody(plain_vault: Vault, tmp_path: Path) -> None:
-    """BEGIN IMMEDIATE locks every attached database: https://www.sqlite.org/lang_attach.html."""
-    plain_vault.create(content=keys(1))
-    other = Vault(tmp_path / "other.db").create(1)
-    with with_attached(plain_vault, other) as connection, another_process(other, "BEGIN IMMEDIATE"):
-        assert_upgraded(connection, plain_vault)
+# --- SQLAlchemy --------------------------------------------------------------------------------
 
 
-# --- What the host listens to ------------------------------------------------------------------
+def engines(path: Path) -> dict[str, sqlalchemy.Engine]:
+    return {
+        "a file": sqlalchemy.create_engine(f"sqlite:///{path}"),
+        "a creator": sqlalchemy.create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(path), poolclass=sqlalchemy.StaticPool
+        ),
+    }
+
+
+@pytest.mark.parametrize("engine", ["a file", "a creator"])
+@pytest.mark.parametrize("by", ["engine", "connection", "connection in autobegin"])
+def test_an_engine_and_its_connections(plain_vault: Vault, engine: str, by: str) -> None:
+    plain_vault.create(content=keys(2))
+    expected, made = upgraded(plain_vault.content(), 0), engines(plain_vault.path)[engine]
+    if by == "engine":
+        assert credential_db.status(made).state == "legacy"
+        assert credential_db.upgrade(made) == (0, HEAD)
+        assert credential_db.upgrade(made) == (HEAD, HEAD)
+    else:
+        with made.connect() as connection:
+            if "autobegin" in by:
+                connection.begin()
+            assert credential_db.status(connection).state == "legacy"
+            assert credential_db.upgrade(connection) == (0, HEAD)
+            count = connection.execute(sqlalchemy.text("SELECT count(*) FROM credentials"))
+            assert count.scalar_one() == 2
+            assert credential_db.upgrade(connection) == (HEAD, HEAD)
+    made.dispose()
+    assert plain_vault.content() == expected
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("this engine is not the application's")
 
 
 def foreign_keys_on(connection: Any, _: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def begin(connection: sqlalchemy.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+def own_transactions(connection: Any, _: object) -> None:
+    connection.isolation_level = None
 
 
 def rows_as_dicts(connection: Any, _: object) -> None:
     connection.row_factory = lambda cursor, row: {"row": row}
 
 
-def own_transactions(connection: Any, _: object) -> None:
-    connection.isolation_level = None
+def begin(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
-def refuse(*_: object, **__: object) -> None:
-    raise AssertionError("this engine is not the host's")
-
-
-# (target, event, listener): SQLAlchemy's own recipes for SQLite first.
+# (target, event, listener): the recipes for SQLite in SQLAlchemy's documentation.
 LISTENERS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "foreign keys on connect": (sqlalchemy.Engine, "connect", foreign_keys_on),
-    "foreign keys on connect of a pool": (sqlalchemy.Pool, "connect", foreign_keys_on),
+    "foreign keys": (sqlalchemy.Engine, "connect", foreign_keys_on),
+    "foreign keys of a pool": (sqlalchemy.Pool, "connect", foreign_keys_on),
     "BEGIN": (sqlalchemy.Engine, "begin", begin),
-    "row factory": (sqlalchemy.Engine, "connect", rows_as_dicts),
     "isolation level": (sqlalchemy.Engine, "connect", own_transactions),
-    **{
-        f"{target.__name__} {name}": (target, name, refuse)
-        for target in (sqlalchemy.Engine, sqlalchemy.Pool, sqlalchemy.StaticPool)
-        for name in ("connect", "first_connect", "checkout", "checkin", "reset", "close")
-    },
-    **{
-        f"Engine {name}": (sqlalchemy.Engine, name, refuse)
-        for name in (
-            "begin",
-            "commit",
-            "rollback",
-            "engine_connect",
-            "before_execute",
-            "after_execute",
-            "before_cursor_execute",
-            "after_cursor_execute",
-            "set_connection_execution_options",
-            "set_engine_execution_options",
-            "handle_error",
-            "do_connect",
-            "do_execute",
-            "do_execute_no_params",
-        )
-    },
+    "row factory": (sqlalchemy.Engine, "connect", rows_as_dicts),
 }
 
 
-@pytest.fixture(params=LISTENERS)
-def listening(request: pytest.FixtureRequest) -> Iterator[None]:
-    target, name, listener = LISTENERS[request.param]
-    options = {"retval": True} if name in ("before_execute", "before_cursor_execute") else {}
-    event.listen(target, name, listener, **options)
-    try:
-        yield
-    finally:
-        event.remove(target, name, listener)
-
-
-@pytest.mark.usefixtures("listening")
-def test_what_the_host_listens_to_on_all_engines_is_no_obstacle(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(2))
+@pytest.mark.parametrize("name", LISTENERS)
+def test_listeners_on_all_engines_are_no_obstacle(plain_vault: Vault, name: str) -> None:
+    plain_vault.create(content=keys(2), check=False)
     expected = upgraded(plain_vault.content(), 0)
-    assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
-    config = scripts.config()
-    config.set_main_option("sqlalchemy.url", str(plain_vault.path))
-    command.check(config)
-    command.downgrade(config, "v1")
-    with lent(plain_vault, "PRAGMA foreign_keys = OFF") as connection:
-        assert credential_db.upgrade(connection) == (1, HEAD)
-        assert connection.execute("PRAGMA foreign_keys").fetchone() == (0,)
+    event.listen(*LISTENERS[name])
+    try:
+        assert credential_db.upgrade(plain_vault.path) == (0, HEAD)
+        api.change(plain_vault.path, command="downgrade", to="1")
+        with passed_in(plain_vault, "PRAGMA foreign_keys = OFF") as connection:
+            assert credential_db.upgrade(connection) == (1, HEAD)
+            assert connection.execute("PRAGMA foreign_keys").fetchone() == (0,)
+    finally:
+        event.remove(*LISTENERS[name])
     assert plain_vault.content() == expected
 
 
-@pytest.mark.parametrize("name", ["checkin", "close"])
-def test_a_listener_that_fails_after_the_commit_undoes_nothing(
-    plain_vault: Vault, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    plain_vault.create(content=keys(1))
-    engine = sqlalchemy.create_engine(
-        f"sqlite:///{plain_vault.path}", poolclass=sqlalchemy.NullPool
-    )
-    event.listen(engine, name, refuse)
-    assert credential_db.upgrade(engine) == (0, HEAD)
-    assert plain_vault.stamps() == STAMPS
-    assert "AssertionError" in caplog.text
+@pytest.mark.parametrize("url", ["postgresql://u:secret@h/d", "mysql://u:secret@h/d"])
+def test_an_engine_of_another_database_is_refused_before_it_connects(url: str) -> None:
+    engine = sqlalchemy.create_mock_engine(url, executor=refuse)
+    targets: list[Any] = [url, sqlalchemy.make_url(url), engine]
+    functions: list[Function] = [credential_db.upgrade, credential_db.status]
+    for target in targets:
+        for function in functions:
+            with pytest.raises(CredentialDBError) as caught:
+                function(target)
+            assert "secret" not in str(caught.value)
 
 
-def test_a_detached_connection_is_one_too(plain_vault: Vault) -> None:
-    plain_vault.create(content=keys(1))
-    engine = sqlalchemy.create_engine(f"sqlite:///{plain_vault.path}")
-    with engine.connect() as connection:
-        connection.detach()
-        assert credential_db.upgrade(connection) == (0, HEAD)
+# --- Who looks on, and what stays --------------------------------------------------------------
 
-
-@pytest.mark.parametrize("driver", ["aiosqlite", "libsql"])
-def test_an_engine_of_another_driver_is_refused_before_it_connects(driver: str) -> None:
-    connected: list[object] = []
-    module = types.ModuleType(driver)
-    vars(module).update(
-        paramstyle="qmark",
-        sqlite_version_info=(3, 45, 0),
-        connect=lambda *arguments, **_: connected.append(arguments),
-    )
-    engine = sqlalchemy.create_engine("sqlite:///secret.db", module=module)
-    engine.dialect.driver = driver
-    for function in (credential_db.upgrade, credential_db.status):
-        with pytest.raises(CredentialDBError, match=rf"\+{driver}|of {driver}"):
-            function(engine)
-    assert not connected
-
-
-# --- Who looks on ------------------------------------------------------------------------------
-
-
-class Logging(sqlite3.Connection):
-    """As hosts write them to find slow queries: statement, parameters and rows."""
-
-    log: list[str] = []  # noqa: RUF012 - sqlite3 makes the objects
-
-    def cursor(self, *_: Any, **__: Any) -> Any:
-        return super().cursor(LoggingCursor)
-
-    def execute(self, sql: str, parameters: Any = (), /) -> Any:
-        return self.cursor().execute(sql, parameters)
-
-    def executemany(self, sql: str, parameters: Any, /) -> Any:
-        return self.cursor().executemany(sql, parameters)
-
-
-class LoggingCursor(sqlite3.Cursor):
-    @property
-    def log(self) -> list[str]:
-        assert isinstance(self.connection, Logging)
-        return self.connection.log
-
-    def execute(self, sql: str, parameters: Any = (), /) -> Any:
-        self.log.append(f"{sql} {parameters!r}")
-        return super().execute(sql, parameters)
-
-    def executemany(self, sql: str, parameters: Any, /) -> Any:
-        parameters = list(parameters)
-        self.log.append(f"{sql} {parameters!r}")
-        return super().executemany(sql, parameters)
-
-    def fetchone(self) -> Any:
-        row = super().fetchone()
-        self.log.append(repr(row))
-        return row
-
-    def fetchmany(self, size: int | None = 1) -> Any:
-        rows = super().fetchmany(size)
-        self.log.append(repr(rows))
-        return rows
-
-    def fetchall(self) -> Any:
-        rows = super().fetchall()
-        self.log.append(repr(rows))
-        return rows
-
-    def __next__(self) -> Any:
-        row = super().__next__()
-        self.log.append(repr(row))
-        return row
-
-
-SECRETS = ("OPENSSH PRIVATE", "ghp_xxxx", "phantom-1")
+SECRETS = ("b3BlbnNzaC1rZXkt", "ghp_xxxx", "phantom-1")
 
 
 def in_log(key: Key) -> tuple[str, ...]:
@@ -717,47 +431,56 @@ def in_log(key: Key) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("check", [True, False], ids=["rename", "table copy"])
 @pytest.mark.parametrize("bad", [False, True], ids=["upgraded", "refused"])
-@pytest.mark.parametrize("by", ["trace callback", "subclass"])
-def test_who_looks_on_sees_no_key(
-    plain_vault: Vault, by: str, bad: bool, check: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A trace callback is shown bound parameters: https://www.sqlite.org/c3ref/expanded_sql.html."""
+def test_a_trace_callback_sees_no_key(plain_vault: Vault, bad: bool, check: bool) -> None:
+    """It is shown bound parameters: https://www.sqlite.org/c3ref/expanded_sql.html."""
     plain_vault.create(content=keys(3), check=check)
     if bad:
         plain_vault.execute("UPDATE ssh_keys SET key_type = 'rsa'")
     log: list[str] = []
-    monkeypatch.setattr(Logging, "log", log)
-    with lent(plain_vault, factory=Logging if by == "subclass" else sqlite3.Connection) as host:
-        if by == "trace callback":
-            host.set_trace_callback(log.append)
+    with passed_in(plain_vault) as connection:
+        connection.set_trace_callback(log.append)
         if bad:
             with pytest.raises(credential_db.KeyConversionError):
-                credential_db.upgrade(host)
+                credential_db.upgrade(connection)
         else:
-            assert credential_db.upgrade(host) == (0, HEAD)
-            config = scripts.config()
-            config.attributes["connection"] = host
-            command.downgrade(config, "v0")
-            assert credential_db.upgrade(host) == (0, HEAD)
-            assert credential_db.upgrade(host, repair=True) == (HEAD, HEAD)
+            assert credential_db.upgrade(connection) == (0, HEAD)
+            api.change(connection, command="downgrade", to="0")
+            assert credential_db.upgrade(connection, repair=True) == (0, HEAD)
     seen = "\n".join(log)
     assert "BEGIN IMMEDIATE" in seen
     for secret in (*SECRETS, *(form for key in keys(3) for form in in_log(key))):
         assert secret not in seen, "a cell has to stay inside of SQLite: use a function of SQL"
 
 
-# --- Killed while it works on a caller's connection --------------------------------------------
+class Connection(sqlite3.Connection):
+    """One that can be looked for."""
 
 
-def test_a_kill_during_the_work_on_a_large_file_leaves_it_whole(plain_vault: Vault) -> None:
-    make_large(plain_vault)
-    victim = Victim(plain_vault)
-    for _ in range(2):
-        process = Upgrading(plain_vault)
-        process.go()
-        process.kill()
-        outcome = process.outcome()
-        assert outcome is None or isinstance(outcome, Upgrade)
-        victim.is_new()
-        victim.assert_completes()
-        victim.restore()
+class EncryptedConnection(sqlcipher.Connection):  # type: ignore[misc]  # it has no types
+    """Likewise."""
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["upgraded", "refused"])
+@pytest.mark.parametrize("kind", ["connection", "legacy functions"])
+def test_a_connection_is_let_go(vault: Vault, kind: str, bad: bool) -> None:
+    vault.create(content=keys(1))
+    if bad:
+        vault.execute("UPDATE ssh_keys SET private_pem = x'00'")
+    if vault.passphrase:
+        connection: Any = EncryptedConnection(str(vault.path))
+        connection.execute(f'PRAGMA key = "{vault.passphrase}"')
+    else:
+        connection = Connection(vault.path)
+    error = None
+    try:
+        KINDS[kind].call(connection)
+    except CredentialDBError as caught:
+        error = caught.with_traceback(None)  # its frames are those of this test
+    assert (error is not None) == bad
+    gone = weakref.ref(connection) if not vault.passphrase else None
+    connection.close()
+    del connection
+    gc.collect()
+    left = [each for each in gc.get_objects() if isinstance(each, Connection | EncryptedConnection)]
+    assert not left, f"the connection is held by {gc.get_referrers(left[0])!r:.500}"
+    assert gone is None or gone() is None

@@ -1,640 +1,652 @@
-"""At the shell: ``credential-db``, and ``alembic`` from a checkout."""
+"""``credential-db``: what is typed, and what is meant."""
 
+import contextlib
+import json
 import os
 import pty
+import py_compile
+import re
+import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
-from importlib.metadata import version
-from inspect import signature
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.util import CommandError
-from sqlalchemy import Column, MetaData, Text
+from alembic.config import main as alembic_main
 
 import credential_db
-from conftest import CommandLine
-from credential_db import SCHEMA_VERSION, schema
+from conftest import PASSPHRASE, CommandLine
+from credential_db import SCHEMA_VERSION, api, snapshots
 from credential_db import command_line as module
-from vaults import Vault, ed25519_key, keys, upgraded
+from credential_db.arguments import read
+from credential_db.shell import EXIT_STATUSES
+from credential_db.sqlite import transaction
+from vaults import Vault, keys
 
-HEAD = f"v{SCHEMA_VERSION}"
+HEAD = SCHEMA_VERSION
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
 CHECKOUT = Path(__file__).parents[1]
 
-
-def named(vault: Vault) -> tuple[str, str]:
-    return ("-x", f"db={vault.path}")
-
-
-def test_upgrade_head(vault: Vault, command_line: CommandLine) -> None:
-    vault.create(content=keys(3))
-    expected = upgraded(vault.content(), 0)
-    result = command_line(*named(vault), "upgrade", "head", environment=vault.environment)
-    assert result.returncode == 0, result.stderr
-    assert "Running upgrade v0 -> v1" in result.stderr
-    assert "Running upgrade v1 -> v2" in result.stderr
-    assert "3 SSH keys converted" in result.stderr
-    assert vault.content() == expected
-
-
-def test_the_whole_way_down_and_up_again(vault: Vault, shell: CommandLine) -> None:
-    vault.create(content=keys(3))
-    before = vault.content()
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        result = shell(*named(vault), *arguments, environment=vault.environment)
-        assert result.returncode == 0, result.stderr
-        return result
-
-    run("upgrade", "head")
-    at_head = vault.content()
-    run("downgrade", "-1")
-    assert vault.stamps() == (f"v{SCHEMA_VERSION - 1}", SCHEMA_VERSION - 1)
-    run("downgrade", "v0")
-    assert vault.stamps() == ("v0", 0)
-    tables = vault.content()
-    pem, other = 5, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13]
-    assert {table: rows for table, rows in tables.items() if table != "ssh_keys"} == {
-        table: rows for table, rows in before.items() if table != "ssh_keys"
-    }
-    assert [[row[n] for n in other] for row in tables["ssh_keys"]] == [
-        [row[n] for n in other] for row in before["ssh_keys"]
-    ], "all but the PEM, whose check number is random, is as it was"
-    assert all(row[pem].startswith(b"-----BEGIN OPENSSH") for row in tables["ssh_keys"])
-    run("upgrade", "+1")
-    assert vault.stamps() == ("v1", 1)
-    run("upgrade", "head")
-    assert vault.content() == at_head
-    assert "No new upgrade operations detected" in run("check").stdout
-
-
-READING = {
-    "current": (["current"], "v0"),
-    "current -v": (["current", "--verbose"], "Rev: v0"),
-    "history": (["history"], "<base> -> v0"),
-    "history -i": (["history", "--indicate-current"], "v0 (current)"),
-    "heads": (["heads"], f"{HEAD} (head)"),
-    "show": (["show", "v1"], "Rev: v1"),
-    "show current": (["show", "current"], "Rev: v0"),
-    "check": (["check"], "FAILED: Target database is not up to date"),
-}
-
-
-@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-@pytest.mark.parametrize("name", READING)
-def test_a_command_that_reads_writes_nothing_to_a_legacy_file(
-    plain_vault: Vault, shell: CommandLine, name: str, journal_mode: str
-) -> None:
-    arguments, words = READING[name]
-    plain_vault.create(content=keys(1), journal_mode=journal_mode)
-    before, mtime = plain_vault.files(), plain_vault.path.stat().st_mtime_ns
-    result = shell(*named(plain_vault), *arguments)
-    assert words in result.stdout + result.stderr
-    assert plain_vault.files() == before
-    assert plain_vault.path.stat().st_mtime_ns == mtime
-
-
-@pytest.mark.parametrize("name", READING)
-def test_a_command_that_reads_creates_no_file(
-    tmp_path: Path, shell: CommandLine, name: str
-) -> None:
-    shell("-x", f"db={tmp_path}/new/missing.db", *READING[name][0])
-    assert not (tmp_path / "new").exists()
-
-
-def test_current_says_that_a_file_is_missing(tmp_path: Path, shell: CommandLine) -> None:
-    path = tmp_path / "with space.db"
-    result = shell("-x", f"db={path}", "current")
-    assert (result.returncode, result.stdout) == (0, "")
-    remedy = f"credential-db -x 'db={path}' upgrade head"
-    assert f"{path} does not exist yet; run: {remedy}" in result.stderr
-
-
-def test_current_verbose_names_the_file_as_it_can_be_named(
-    plain_vault: Vault, shell: CommandLine
-) -> None:
-    plain_vault.create(1)
-    result = shell(*named(plain_vault), "current", "-v")
-    assert f"for sqlite:///{plain_vault.path}:" in result.stdout
-
-
-def test_current_on_an_encrypted_legacy_file(shell: CommandLine, tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "vault.db", "secret").create(1, content=keys(1))
-    before = vault.files()
-    result = shell(*named(vault), "current", environment=vault.environment)
-    assert result.stdout.strip() == "v1"
-    assert vault.files() == before
+# In the directory: vault.db and other.db (version 1, never under Alembic), old.db (version 0, with
+# keys), current.db, secret.db (encrypted, version 1), notes.txt, and a vault named 1.
+# More guesses, most of them wrong, are in messages.txt.
+# What is typed | exit status | what is different afterwards: FILE=VERSION (H is the head)
+GUESSES = """
+status vault.db                             | 3 |
+status current.db                           | 0 |
+status --db=vault.db                        | 3 |
+status -x db=vault.db                       | 3 |
+-xdb=vault.db status                        | 3 |
+status sqlite:///vault.db                   | 3 |
+status                                      | 3 |
+status missing.db                           | 3 |
+status --json vault.db                      | 3 |
+status vault.db --db ./vault.db             | 3 |
+status notes.txt                            | 8 |
+status head                                 | 3 |
+upgrade vault.db                            | 0 | vault.db=H
+-x db=vault.db upgrade head                 | 0 | vault.db=H
+upgrade head vault.db                       | 0 | vault.db=H
+upgrade vault.db head                       | 0 | vault.db=H
+upgrade heads vault.db                      | 0 | vault.db=H
+upgrade 2 vault.db                          | 0 | vault.db=2
+upgrade vault.db --to 2                     | 0 | vault.db=2
+upgrade vault.db +1                         | 0 | vault.db=2
+upgrade old.db --to v1                      | 0 | old.db=1
+upgrade new/missing.db --to v99             | 1 |
+upgrade current.db 1                        | 1 |
+upgrade                                     | 0 | credentials.db=H
+upgrade new/vault.db                        | 0 | new/vault.db=H
+upgrade ./1                                 | 0 | 1=H
+upgrade vault.bd -x create=false            | 8 |
+upgrade missing.db --dry-run                | 0 |
+upgrade vault.db --dry-run                  | 0 |
+-x dry-run=true upgrade head -x db=vault.db | 0 |
+upgrade vault.db --backup                   | 0 | vault.db=H vault.db.v1.DATE.bak=1
+upgrade --backup vault.db                   | 0 | vault.db=H vault.db.v1.DATE.bak=1
+--backup upgrade vault.db                   | 0 | vault.db=H vault.db.v1.DATE.bak=1
+upgrade --backup head vault.db              | 0 | vault.db=H vault.db.v1.DATE.bak=1
+upgrade --backup --db vault.db              | 0 | vault.db=H vault.db.v1.DATE.bak=1
+upgrade vault.db --backup=copy.db           | 0 | vault.db=H copy.db=1
+upgrade --backup copy.db vault.db           | 0 | vault.db=H copy.db=1
+upgrade --backup copy.db --db vault.db      | 0 | vault.db=H copy.db=1
+upgrade vault.db -x backup=copy.db          | 0 | vault.db=H copy.db=1
+upgrade vault.db --backup=                  | 2 |
+upgrade vault.db --backup=other.db          | 1 |
+upgrade current.db --backup=other.db        | 0 |
+upgrade current.db --backup                 | 0 |
+upgrade missing.db --backup                 | 0 | missing.db=H
+upgrade vault.db --db other.db              | 0 | vault.db=H other.db=H
+upgrade current.db old.db --backup          | 0 | old.db=H current.db=H old.db.v0.DATE.bak=0
+upgrade vault.db missing.db                 | 8 | vault.db=H
+upgrade vault.db ./vault.db --backup        | 0 | vault.db=H vault.db.v1.DATE.bak=1
+upgrade vault.db --json --quiet             | 0 | vault.db=H
+upgrade --timeout 5 vault.db                | 0 | vault.db=H
+upgrade vault.db --timeout=nan              | 2 |
+upgrade vault.db -x backup=                 | 2 |
+upgrade -x                                  | 2 |
+upgrade --repair vault.db                   | 0 | vault.db=H
+upgrade vault.db --purge                    | 2 |
+upgrade mysql://user:hidden@host/db         | 1 |
+upgrade -- vault.db                         | 0 | vault.db=H
+vault.db upgrade                            | 2 |
+downgrade current.db 1                      | 0 | current.db=1
+downgrade -1 current.db                     | 0 | current.db=H-1
+downgrade current.db --to -1                | 0 | current.db=H-1
+downgrade current.db base                   | 0 | current.db=0
+downgrade current.db 1 --dry-run            | 0 |
+downgrade current.db 1 --backup=copy.db     | 0 | current.db=1 copy.db=H
+downgrade vault.db 2                        | 1 |
+stamp vault.db 1                            | 0 | vault.db=1
+stamp vault.db head                         | 5 |
+stamp --purge --to 1 vault.db               | 0 | vault.db=1
+stamp current.db base                       | 0 | current.db=0
+check vault.db                              | 3 |
+check current.db                            | 0 |
+history vault.db                            | 0 |
+history -r v0:v1                            | 0 |
+history -v vault.db                         | 0 |
+current -v --db vault.db                    | 0 |
+show v1                                     | 0 |
+upgrade head --sql                          | 0 |
+upgrade --sql                               | 0 |
+upgrade v1:v2 --sql                         | 0 |
+downgrade head-1 -x db=current.db           | 0 | current.db=H-1
+alembic upgrade head -x db=vault.db         | 0 | vault.db=H
+alembic --help                              | 0 |
+alembic upgrade                             | 2 |
+-V                                          | 0 |
+version                                     | 0 |
+upgrade --version                           | 0 |
+help                                        | 0 |
+help upgrade                                | 0 |
+upgrade -h vault.db                         | 0 |
+--quiet upgrade vault.db                    | 0 | vault.db=H
+"""
 
 
-def test_stamp_moves_both_stamps(plain_vault: Vault, shell: CommandLine) -> None:
-    plain_vault.create(2, number=0)
-    assert shell(*named(plain_vault), "stamp", "v1").returncode == 0
-    assert plain_vault.stamps() == ("v1", 1)
-    assert shell(*named(plain_vault), "stamp", "v2").returncode == 0
-    assert plain_vault.stamps() == ("v2", 2)
-    assert shell(*named(plain_vault), "stamp", "base").returncode == 0
-    assert plain_vault.stamps() == (None, 0)
-    assert shell(*named(plain_vault), "stamp", "v2").returncode == 0
-    assert shell(*named(plain_vault), "stamp", "--purge", "base").returncode == 0
-    assert plain_vault.stamps() == (None, 0)
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("template")
+    for name in ("vault.db", "other.db", "1"):
+        Vault(directory / name).create(1)
+    Vault(directory / "old.db").create(0, content=keys(2, rsa_keys=0))
+    Vault(directory / "secret.db", PASSPHRASE).create(1)
+    for name in ("current.db", "lost.db", "disagree.db"):
+        credential_db.upgrade(directory / name)
+    Vault(directory / "disagree.db").execute("PRAGMA user_version = 1")
+    Vault(directory / "lost.db").execute(
+        "CREATE TABLE rest AS SELECT * FROM credentials",
+        "DROP TABLE credentials",
+        "ALTER TABLE rest RENAME TO credentials",
+    )
+    (directory / "notes.txt").write_text("no database\n" * 100)
+    return directory
 
 
-def test_stamp_does_not_lie(plain_vault: Vault, shell: CommandLine) -> None:
-    plain_vault.create(0)
-    before = plain_vault.files()
-    result = shell(*named(plain_vault), "stamp", "v2")
-    assert f"FAILED: {plain_vault.path}: the Alembic stamp says v2" in result.stderr
-    assert plain_vault.files() == before
+@pytest.fixture
+def home(template: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(template, tmp_path / "home")
+
+
+def versions(directory: Path) -> dict[str, int]:
+    """The version of each file that is a plain database."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        if (path.name == "1" or path.suffix in (".db", ".bak")) and path.name != "secret.db":
+            name = re.sub(r"\d{8}T\d{6}Z", "DATE", str(path.relative_to(directory)))
+            with closing(sqlite3.connect(path)) as connection:
+                found[name] = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return found
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "guess", GUESSES.strip().splitlines(), ids=lambda g: g.split("|")[0].strip()
+)
+def test_a_guess(guess: str, home: Path, shell: CommandLine) -> None:
+    typed, exit_status, effects = (part.strip() for part in guess.split("|"))
+    expected = versions(home)
+    for effect in effects.split():
+        name, _, version = effect.rpartition("=")
+        expected[name] = {"H": HEAD, "H-1": HEAD - 1}.get(version) or int(version)
+    result = shell(*shlex.split(typed), cwd=home)
+    assert result.returncode == int(exit_status), result.stdout + result.stderr
+    assert versions(home) == expected, result.stdout + result.stderr
+    assert "hidden" not in result.stdout + result.stderr, "a URL may contain a passphrase"
+    assert "Traceback" not in result.stderr
+    if result.returncode and "status" not in typed and not typed.startswith("alembic"):
+        assert result.stderr.count("FAILED: ") == 1, result.stderr
+        assert "FAILED" not in result.stdout
+
+
+# The help, from the same table as the parser
+
+
+SHOWN = [name for name, verb in module.VERBS.items() if verb.summary and name != "alembic"]
+
+
+@pytest.mark.parametrize("verb", ["", *SHOWN])
+def test_help(verb: str, shell: CommandLine) -> None:
+    output = shell(*filter(None, [verb]), "--help").stdout
+    lines = output.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines[:-1])) <= 80, "the last line of the first help is a directory"
+    options = module.VERBS[verb].options if verb else ()
+    for option in (*options, *module.COMMON):
+        assert f"  {option}" in output
+    if not verb:
+        for number, _, text in EXIT_STATUSES:
+            assert f"{number:>3} {text}" in output
+        for name, known in module.VERBS.items():
+            assert (f"  {name} " in output) == bool(known.summary)
+        assert Path(lines[-1], "docs", "operators.md").exists()
+        assert Path(lines[-1], "examples", "fleet", "upgrade.yml").exists()
+
+
+def test_the_metadata_names_the_guide_and_the_wheel_contains_it() -> None:
+    project = (CHECKOUT / "pyproject.toml").read_text()
+    assert "blob/main/docs/operators.md" in project
+    for path in ("docs/operators.md", "examples/fleet"):
+        assert f'"{path}" = "credential_db/{path}"' in project
+
+
+@pytest.mark.parametrize("verb", module.VERBS)
+def test_every_option_of_the_table_is_read(verb: str) -> None:
+    to = ["--to=1"] if "--to" in module.VERBS[verb].options else []
+    for option in {*module.VERBS[verb].options} - {"--to"}:
+        line = read([verb, "v.db", *to, option])
+        name, value = ("create", False) if option == "--no-create" else (option[2:], True)
+        assert (line.files, line.options) == (["v.db"], {name: value})
+
+
+def test_the_default_file_is_that_of_the_ini_file() -> None:
+    assert f"sqlite:///{module.DEFAULT_FILE}\n" in (CHECKOUT / "alembic.ini").read_text()
+
+
+def test_the_version(shell: CommandLine) -> None:
+    assert shell("-V").stdout == f"credential-db {installed('credential-db')}\n"
+
+
+# Which database
+
+
+@pytest.mark.parametrize(
+    ("typed", "variable", "expected"),
     [
-        "DELETE FROM alembic_version",
-        "INSERT INTO alembic_version VALUES ('v1')",
-        "UPDATE alembic_version SET version_num = 'ae1027a6acf'",
+        ("status", "by environment.db", "by environment.db"),
+        ("status", "sqlite:///by.db", "by.db"),
+        ("status a.db", "by environment.db", "a.db"),
+        ("status sqlite:///a.db", "", "a.db"),
+        ("-x db=a.db status", "by environment.db", "a.db"),
+        ("status ./head", None, "head"),
+        ("status", None, "credentials.db"),
     ],
 )
-def test_stamp_purge_repairs_a_stamp(plain_vault: Vault, shell: CommandLine, damage: str) -> None:
-    credential_db.upgrade(plain_vault.path)
-    plain_vault.execute(damage)
-    result = shell(*named(plain_vault), "upgrade", "head")
-    assert "stamp --purge" in result.stderr, "the error names the way out"
-    assert shell(*named(plain_vault), "stamp", "--purge", HEAD).returncode == 0
-    assert credential_db.status(plain_vault.path).state == "current"
-
-
-def test_downgrade_to_base_takes_no_rows_along(plain_vault: Vault, shell: CommandLine) -> None:
-    plain_vault.create(2)
-    plain_vault.execute("INSERT INTO credentials VALUES ('a', 'b', 'c')")
-    before = plain_vault.content()
-    result = shell(*named(plain_vault), "downgrade", "base")
-    assert "the way to base drops all tables, and credentials still hold" in result.stderr
-    assert plain_vault.content() == before
-    plain_vault.execute("DELETE FROM credentials")
-    assert shell(*named(plain_vault), "downgrade", "base").returncode == 0
-    assert credential_db.status(plain_vault.path).state == "empty"
-    assert shell(*named(plain_vault), "upgrade", "head").returncode == 0
-    assert credential_db.status(plain_vault.path).state == "current"
-
-
-def test_x_dry_run(plain_vault: Vault, shell: CommandLine) -> None:
-    plain_vault.create(content=keys(2))
-    before = plain_vault.files()
-    result = shell(*named(plain_vault), "-x", "dry-run=true", "upgrade", "head")
-    assert "nothing was changed" in result.stderr
-    assert result.returncode == 0
-    assert plain_vault.files() == before
-
-
-@pytest.mark.parametrize("direction", [("upgrade", "head"), ("downgrade", "v0")])
-def test_x_backup(
-    vault: Vault, shell: CommandLine, tmp_path: Path, direction: tuple[str, str]
+def test_which_database(
+    shell: CommandLine, tmp_path: Path, typed: str, variable: str | None, expected: str
 ) -> None:
-    vault.create(0 if direction[0] == "upgrade" else 2, content=keys(2))
-    before = vault.content()
-    backup = Vault(tmp_path / "backup.db", vault.passphrase)
-    arguments = (*named(vault), "-x", f"backup={backup.path}", *direction)
-    result = shell(*arguments, environment=vault.environment)
-    assert result.returncode == 0, result.stderr
-    assert vault.content() != before
-    assert backup.content() == before
-    assert backup.path.stat().st_mode & 0o777 == 0o600
-    other = "v0" if direction[0] == "upgrade" else "base"
-    arguments = (*named(vault), "-x", f"backup={backup.path}", "downgrade", other)
-    again = shell(*arguments, environment=vault.environment)
-    assert "exists already" in again.stderr
+    environment = {} if variable is None else {"CREDENTIAL_DB": variable}
+    result = shell(*shlex.split(typed), "--json", environment=environment, cwd=tmp_path)
+    assert json.loads(result.stdout)["path"] == str(tmp_path / expected)
 
 
-RUN = "credential-db -x db={file}"
-VERSIONS = f"there are v0 to {HEAD}"
-
-# What is typed, what is said, and the exit status.
-FAILURES: dict[str, tuple[list[str], str, int]] = {
-    "unknown -x": (["-x", "dryrun=true", "upgrade", "head"], "-x dryrun=... is unknown", 1),
-    "-x dry-run=maybe": (["-x", "dry-run=maybe", "upgrade", "head"], "either true or false", 1),
-    "keys in a script": (["upgrade", "v0:v2", "--sql"], "run this range without --sql", 1),
-    "keys in a script, down": (["downgrade", "v2:v0", "--sql"], "run this range without --sql", 1),
-    "base in a script": (["downgrade", "v0:base", "--sql"], "run this range without --sql", 1),
-    "a URL of another kind": (["-x", "db=mysql://u:secret@h/d", "current"], "mysql URL", 1),
-    "a directory": (["-x", "db=.", "current"], "not a regular file", 8),
-    "-x without a name": (["-x", "mysql://u:secret@h/d", "current"], "-x NAME=VALUE is unknown", 1),
-    # Alembic's own, each with a remedy:
-    "behind": (["check"], f"{{file}} is not at {HEAD}; run: {RUN} upgrade head", 3),
-    "unknown revision": (["upgrade", "v99"], f"identified by 'v99': {VERSIONS}", 1),
-    "a number": (["upgrade", "2"], f"identified by '2': {VERSIONS}", 1),
-    "unknown to show": (["show", "v99"], f"{VERSIONS}; see: credential-db history", 1),
-    "unknown to stamp": (["stamp", "v99"], f"{VERSIONS}; see: credential-db history", 1),
-    "too far up": (["upgrade", "+9"], f"{VERSIONS}; to see where {{file}} is, run: {RUN} cur", 1),
-    "too far down": (["downgrade", "-9"], f"{VERSIONS}; to see where {{file}} is, run: {RUN}", 1),
-    "from v1 too far": (["downgrade", "v1-7"], f"Walked too far: {VERSIONS}", 1),
-    "up in a downgrade": (["downgrade", "v2"], "a downgrade goes down; to see where {file}", 1),
-    "a range": (["upgrade", "v0:v1"], "a range is for scripts, with --sql", 1),
-    "no range": (["downgrade", "v1", "--sql"], f"such as {HEAD}:v1 for a downgrade", 1),
-    "no range of history": (["history", "-r", "v1"], f"such as {HEAD}:v1 for a downgrade", 1),
-    "a range backwards": (["history", "-r", "v2:v0"], "starts at the older revision", 1),
-    "another head": (["revision", "--head", "v0", "-m", "x", "--sql"], "leave out --head", 1),
-    # What is not offered here:
-    "init": (["init", "directory"], "no init here", 1),
-    "edit": (["edit", "v1"], "no edit here", 1),
-    "list_templates": (["list_templates"], "no list_templates here", 1),
-    "merge": (["merge", "-m", "message", "v1", "v2"], "versions are one line", 1),
-}
-
-if "check_heads" in signature(command.current).parameters:  # new in Alembic 1.17.1
-    FAILURES["not at the head"] = (["current", "-c"], f"{{file}} is not at {HEAD}; run: {RUN}", 3)
+def test_somebody_elses_configuration_is_not_read(home: Path, shell: CommandLine) -> None:
+    (home / "alembic.ini").write_text("[alembic]\nscript_location = elsewhere\n")
+    (home / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "elsewhere"\n')
+    assert f"v{HEAD}" in shell("heads", cwd=home).stdout
 
 
-@pytest.mark.parametrize("name", FAILURES)
-def test_an_expected_failure_is_one_line(plain_vault: Vault, shell: CommandLine, name: str) -> None:
-    plain_vault.create(0)
-    arguments, words, exit_status = FAILURES[name]
-    result = shell(*named(plain_vault), *arguments)
-    failed = [line for line in result.stderr.splitlines() if line.startswith("FAILED: ")]
-    assert len(failed) == 1
-    assert words.format(file=plain_vault.path) in failed[0]
-    assert "Pool" not in result.stderr, "what SQLAlchemy does is of no use to anybody here"
-    assert result.returncode == exit_status
-    assert "FAILED" not in result.stdout, "standard output may be a file: upgrade --sql > file"
-    assert "secret" not in result.stdout + result.stderr
-    assert "ERROR" not in result.stderr, "the failure is said once"
+# What a script reads
+
+STATUS_FIELDS = ["path", "state", "version", "head", "detail", "blockers", "exit_status"]
+UPGRADE_FIELDS = ["path", "result", "before", "after", "backup", "exit_status", "detail"]
 
 
-def too_new(vault: Vault) -> None:
-    credential_db.upgrade(vault.path)
-    vault.execute("PRAGMA user_version = 99")
+@pytest.mark.parametrize("name", ["vault", "old", "current", "missing", "notes", "secret"])
+def test_status_as_json(home: Path, shell: CommandLine, name: str) -> None:
+    result = shell("status", "--json", f"{name}.db", cwd=home)
+    found = json.loads(result.stdout)
+    assert [*found] == STATUS_FIELDS
+    assert found["path"] == str(home / f"{name}.db")
+    assert found["exit_status"] == result.returncode
+    assert isinstance(found["version"], int | None)
+    assert isinstance(found["detail"], str)
+    assert isinstance(found["blockers"], list)
+    assert (found["state"] == "missing") == (name in ("missing", "notes"))
+    assert bool(result.stderr) == (found["state"] == "error")
 
 
-def unlike_its_number(vault: Vault) -> None:
-    vault.create(0, number=2)
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("vault.db", [], ("upgraded", 1, HEAD, 0)),
+        ("vault.db", ["--dry-run"], ("would-upgrade", 1, HEAD, 0)),
+        ("old.db", ["--backup"], ("upgraded", 0, HEAD, 0)),
+        ("current.db", ["--backup"], ("current", HEAD, HEAD, 0)),
+        ("new.db", ["--backup"], ("created", None, HEAD, 0)),
+        ("new.db", ["--no-create"], ("failed", None, None, 8)),
+        ("lost.db", ["--repair"], ("repaired", HEAD, HEAD, 0)),
+        ("disagree.db", [], ("repaired", HEAD, HEAD, 0)),
+        ("secret.db", [], ("failed", None, None, 8)),
+        ("mysql://user:hidden@host/db", [], ("failed", None, None, 1)),
+    ],
+)
+def test_upgrade_as_json(
+    home: Path, shell: CommandLine, name: str, options: list[str], expected: tuple[Any, ...]
+) -> None:
+    result = shell("upgrade", "--json", name, *options, cwd=home)
+    found = json.loads(result.stdout)
+    assert [*found] == UPGRADE_FIELDS
+    assert (found["result"], found["before"], found["after"], found["exit_status"]) == expected
+    assert found["path"] == (None if "://" in name else str(home / name))
+    assert result.returncode == found["exit_status"]
+    assert ("FAILED: " in result.stderr) == (found["result"] == "failed")
+    assert bool(found["backup"]) == (name == "old.db")
+    assert "hidden" not in result.stdout
 
 
-def with_a_bad_key(vault: Vault) -> None:
-    vault.create(0, content=[ed25519_key(1)])
-    vault.execute("UPDATE ssh_keys SET private_pem = x'00'")
+# Several vaults
 
 
-def garbage(vault: Vault) -> None:
-    vault.path.write_text("garbage\n" * 1000)
+@pytest.mark.parametrize("released", [True, False])
+def test_a_locked_vault_is_tried_once_more_at_the_end(
+    home: Path, shell: CommandLine, monkeypatch: pytest.MonkeyPatch, released: bool
+) -> None:
+    change, tried = api.change, []
+    with closing(sqlite3.connect(home / "vault.db", check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        def watched(path: str, **options: Any) -> Any:
+            tried.append((path, options["timeout"]))
+            if path == "old.db" and released:
+                other.rollback()
+            return change(path, **options)
+
+        monkeypatch.setattr(api, "change", watched)
+        names = ["vault.db", "other.db", "old.db"]
+        result = shell("upgrade", "--timeout=0.2", *names, cwd=home)
+    assert tried == [*((name, 0.0) for name in names), ("vault.db", 0.2)]
+    assert result.returncode == (0 if released else 7)
+    done = [line.split(":")[0] for line in result.stdout.splitlines()]
+    assert done == ["other.db", "old.db", *["vault.db"] * released]
+    summary = "3 vaults: 3 upgraded" if released else "3 vaults: 2 upgraded, 1 failed"
+    assert result.stderr.splitlines()[-1] == summary
 
 
-KINDS = {
-    "SchemaTooNew": (too_new, 4),
-    "UnrecognizedSchema": (unlike_its_number, 5),
-    "KeyConversionError": (with_a_bad_key, 6),
-    "NotADatabase": (garbage, 8),
-}
+def test_an_interrupt_tells_how_many_were_not_tried(
+    home: Path, shell: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = api.change
+
+    def interrupted(path: str, **options: Any) -> Any:
+        if path == "other.db":
+            raise KeyboardInterrupt
+        return change(path, **options)
+
+    monkeypatch.setattr(api, "change", interrupted)
+    result = shell("upgrade", "vault.db", "other.db", "old.db", cwd=home)
+    assert result.returncode == 130
+    assert result.stderr.splitlines() == ["3 vaults: 1 upgraded, 2 not tried", "interrupted"]
 
 
-@pytest.mark.parametrize("name", KINDS)
+def test_the_largest_exit_status(home: Path, shell: CommandLine) -> None:
+    Vault(home / "ahead.db").create(2, number=99)
+    names = ["ahead.db", "missing.db", "vault.db"]
+    result = shell("upgrade", "--json", *names, cwd=home)
+    assert [json.loads(line)["exit_status"] for line in result.stdout.splitlines()] == [4, 8, 0]
+    assert result.returncode == 8
+
+
+def on_terminal(home: Path, typed: str, answer: bytes = b"") -> tuple[int, str]:
+    """Run a command on a terminal of its own; the exit status and what is shown."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(home)
+        command = [sys.executable, "-m", "credential_db", *typed.split()]
+        os.execve(sys.executable, command, ENVIRONMENT)
+    output = b""
+    with contextlib.suppress(OSError):  # on Linux, the other end was closed
+        while chunk := os.read(terminal, 1024):
+            output += chunk
+            if answer and b"Passphrase of" in output:
+                os.write(terminal, answer)
+                answer = b""
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), output.decode()
+
+
+def test_a_terminal_shows_a_counter_and_asks_once(home: Path) -> None:
+    Vault(home / "more.db", PASSPHRASE).create(1)
+    typed = "upgrade vault.db secret.db more.db"
+    status, output = on_terminal(home, typed, PASSPHRASE.encode() + b"\n")
+    assert status == 0, output
+    assert output.count("Passphrase of secret.db") == output.count("Passphrase") == 1
+    assert PASSPHRASE not in output
+    assert "\r\x1b[K2 of 3: secret.db\r\x1b[Ksecret.db: upgraded" in output
+    assert output.endswith("3 vaults: 3 upgraded\r\n")
+
+
+def test_a_wrong_answer(home: Path) -> None:
+    status, output = on_terminal(home, "current secret.db", b"wrong\n")
+    assert (status, output.count("FAILED: ")) == (8, 1), output
+
+
+# How a command ends
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_status"),
+    [
+        (credential_db.CredentialDBError("two\nlines"), 1),
+        (credential_db.SchemaTooNew("v.db: two lines", 9), 4),
+        (credential_db.UnrecognizedSchema("two lines"), 5),
+        (credential_db.KeyConversionError([]), 6),
+        (credential_db.DatabaseBusy("two lines"), 7),
+        (credential_db.NotADatabase("two lines"), 8),
+        (credential_db.ReadOnlyDatabase("two lines"), 9),
+        (KeyboardInterrupt(), 130),
+    ],
+)
 def test_each_kind_of_failure_has_an_exit_status(
-    plain_vault: Vault, shell: CommandLine, name: str
+    shell: CommandLine, monkeypatch: pytest.MonkeyPatch, error: BaseException, exit_status: int
 ) -> None:
-    write, exit_status = KINDS[name]
-    write(plain_vault)
-    result = shell(*named(plain_vault), "upgrade", "head")
-    assert result.returncode == exit_status, result.stderr
-    assert result.stderr.count("FAILED: ") == 1
-    assert str(plain_vault.path) in result.stderr.splitlines()[-1], "which of the files?"
-
-
-def raising(error: BaseException) -> Any:
-    def check(config: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    return check
+    monkeypatch.setattr(api, "change", fail)
+    monkeypatch.setattr(api, "look", fail)
+    result = shell("upgrade", "v.db")
+    assert (result.returncode, result.stdout) == (exit_status, "")
+    special = {6: " cannot be converted", 130: "interrupted\n"}
+    assert special.get(exit_status, "v.db: two lines\n") in result.stderr
+    assert result.stderr.count("\n") == 1
+    # For status, the other numbers are those of states.
+    assert shell("status", "v.db").returncode == (exit_status if exit_status in (7, 8, 130) else 1)
 
 
-@pytest.mark.parametrize(
-    ("error", "exit_status", "said"),
-    [
-        (credential_db.CredentialDBError("two\nlines"), 1, "FAILED: two lines\n"),
-        (CommandError("a message that\nis new"), 1, "FAILED: a message that is new\n"),
-        (
-            CommandError("it lacks a CHECK: '-x repair=true upgrade head' puts that right"),
-            3,
-            "FAILED: it lacks a CHECK: '-x repair=true upgrade head' puts that right: "
-            "credential-db -x repair=true upgrade head\n",
-        ),
-        (credential_db.DatabaseBusy("busy"), 7, "FAILED: busy\n"),
-        (credential_db.ReadOnlyDatabase("read-only"), 9, "FAILED: read-only\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_whatever_ends_a_command_is_one_line(
-    shell: CommandLine,
-    monkeypatch: pytest.MonkeyPatch,
-    error: BaseException,
-    exit_status: int,
-    said: str,
-) -> None:
-    monkeypatch.setattr(command, "check", raising(error))
-    result = shell("check")
-    assert (result.returncode, result.stdout, result.stderr) == (exit_status, "", said)
-
-
-def test_check_says_what_to_do_about_a_changed_schema(
-    plain_vault: Vault, shell: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    credential_db.upgrade(plain_vault.path)
-    changed = MetaData()
-    for table in schema.metadata.sorted_tables:
-        table.to_metadata(changed)
-    next(iter(changed.tables.values())).append_column(Column("expires_at", Text))
-    users = [used for used in sys.modules.values() if vars(used).get("metadata") is schema.metadata]
-    for used in users:
-        monkeypatch.setattr(used, "metadata", changed)
-    result = shell(*named(plain_vault), "check")
-    assert result.returncode == 3
-    assert "New upgrade operations detected" in result.stderr
-    assert "credential-db revision --autogenerate -m MESSAGE" in result.stderr.splitlines()[-1]
-
-
-WRONG_USAGE: dict[str, tuple[list[str], str]] = {
-    "nothing": ([], "name a command"),
-    "an ini file": (["-c", "other.ini", "current"], "packaged ones"),
-    "a section": (["-n", "other", "current"], "packaged ones"),
-    "an empty revision": (["upgrade", ""], "an argument is empty"),
-    "two revisions": (["stamp", "v0", "v1"], "name one revision"),
-    "no revision": (["upgrade"], "revision"),
-    "an unknown command": (["upgrad", "head"], "invalid choice: 'upgrad'"),
-    "an unknown option": (["status", "--jsno"], "unrecognized arguments: --jsno"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_USAGE)
-def test_wrong_usage_is_explained(shell: CommandLine, name: str) -> None:
-    arguments, words = WRONG_USAGE[name]
-    result = shell(*arguments)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert words in result.stderr
-
-
-@pytest.mark.parametrize("at", range(3))
-def test_x_may_stand_anywhere(plain_vault: Vault, shell: CommandLine, at: int) -> None:
-    credential_db.upgrade(plain_vault.path)
-    arguments = ["current", "-v"]
-    arguments[at:at] = named(plain_vault)
-    assert f"Rev: {HEAD}" in shell(*arguments).stdout
-
-
-def test_version_is_this_package_s(shell: CommandLine) -> None:
-    result = shell("--version")
-    assert (result.returncode, result.stdout) == (0, f"credential-db {version('credential-db')}\n")
-
-
-def test_quiet_leaves_no_messages(plain_vault: Vault, shell: CommandLine) -> None:
-    plain_vault.create(1, content=keys(1))
-    result = shell(*named(plain_vault), "--quiet", "upgrade", "head")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-
-
-class TestHelp:
-    @pytest.mark.parametrize(
-        "words",
-        ["usage: credential-db", "-x db=PATH", "CREDENTIAL_DB", "dry-run", "backup", "status"],
-    )
-    def test_it_says_how_to_name_a_database(self, shell: CommandLine, words: str) -> None:
-        assert words in shell("--help").stdout
-
-    def test_it_says_where_a_passphrase_comes_from(self, shell: CommandLine) -> None:
-        assert "CREDENTIAL_DB_PASSPHRASE_FILE" in shell("--help").stdout
-
-    def test_it_fits_a_terminal(self, shell: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("COLUMNS", "80")
-        assert max(map(len, shell("--help").stdout.splitlines())) <= 80
-
-    @pytest.mark.parametrize("words", ["init", "list_templates", "edit", "merge", "-c", "-n,"])
-    def test_it_does_not_offer_what_makes_no_sense(self, shell: CommandLine, words: str) -> None:
-        assert words not in shell("--help").stdout.split()
-
-    @pytest.mark.parametrize("exit_status", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 141])
-    def test_it_lists_every_exit_status(self, shell: CommandLine, exit_status: int) -> None:
-        _, _, listed = shell("--help").stdout.partition("exit status:\n")
-        assert f"  {exit_status:<3}  " in listed, "name it in EXIT_STATUSES of remedies.py"
-
-
-class TestInstalled:
-    """In a wheel ``alembic/`` stands inside the package, and nothing writes into it."""
-
-    @pytest.fixture(autouse=True)
-    def installed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "package" / "alembic").mkdir(parents=True)
-        monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "command_line.py"))
-
-    @pytest.mark.parametrize(
-        "arguments", [["revision", "-m", "x"], ["init", "x"], ["edit", "v1"], ["merge", "v1", "v2"]]
-    )
-    def test_what_would_write_into_it_is_refused(
-        self, shell: CommandLine, arguments: list[str]
-    ) -> None:
-        result = shell(*arguments)
-        assert result.returncode == 1
-        assert result.stderr.startswith(f"FAILED: no {arguments[0]} here: ")
-        assert result.stderr.count("\n") == 1
-
-    def test_revision_is_not_offered(self, shell: CommandLine) -> None:
-        assert "revision" not in [line.split()[0] for line in shell("--help").stdout.split("\n  ")]
+def in_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[Any]:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    options["env"] = {**ENVIRONMENT, **options.get("env", {})}
+    command = [sys.executable, "-m", "credential_db", *arguments]
+    return subprocess.run(command, check=False, **options)
 
 
 class TestStandardOutput:
-    """What cannot be written is no reason for a traceback."""
-
     def test_a_reader_that_goes_away(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)
-        assert self.version(writer) == (141, "")
+        with open(writer, "wb") as file:
+            result = in_process("--version", stdout=file)
+        assert (result.returncode, result.stderr) == (141, "")
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
     def test_a_full_disk(self) -> None:
-        full = os.open("/dev/full", os.O_WRONLY)
-        assert self.version(full) == (
-            1,
-            "FAILED: No space left on device: standard output or working directory\n",
-        )
-
-    def version(self, stdout: int) -> tuple[int, str]:
-        with open(stdout, "wb") as file:
-            command = [sys.executable, "-m", "credential_db", "--version"]
-            result = subprocess.run(
-                command, stdout=file, stderr=subprocess.PIPE, text=True, check=False
-            )
-        return result.returncode, result.stderr
+        with open("/dev/full", "wb") as file:
+            result = in_process("--version", stdout=file)
+        assert result.returncode == 1
+        assert result.stderr.startswith("FAILED: No space left on device: standard output")
+        assert result.stderr.count("\n") == 1
 
     @pytest.mark.parametrize(
-        ("number", "arguments", "exit_status"),
-        [(1, ["status"], 3), (1, ["upgrade", "head"], 0), (2, ["-x", "db=.", "current"], 8)],
+        ("number", "command", "exit_status"), [(1, "upgrade", 0), (2, "downgrade 1", 8)]
     )
     def test_one_that_is_closed(
-        self, tmp_path: Path, number: int, arguments: list[str], exit_status: int
+        self, tmp_path: Path, number: int, command: str, exit_status: int
     ) -> None:
-        result = subprocess.run(
-            [sys.executable, "-m", "credential_db", "-q", "-x", f"db={tmp_path}/a.db", *arguments],
-            preexec_fn=lambda: os.close(number),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words = (*command.split(), "--db", f"{tmp_path}/a.db")
+        result = in_process(*words, preexec_fn=lambda: os.close(number))
         assert (result.returncode, result.stderr) == (exit_status, "")
-
-    def test_a_failed_script_does_not_end_in_its_error(self, command_line: CommandLine) -> None:
-        result = command_line("upgrade", "v0:v2", "--sql")
-        assert result.returncode == 1
-        assert "FAILED" not in result.stdout
-        assert "COMMIT" not in result.stdout, "sqlite3 would execute what there is of it"
-        assert result.stderr.splitlines()[-1].startswith("FAILED: ")
-
-
-def test_somebody_elses_ini_file_is_not_read(tmp_path: Path, shell: CommandLine) -> None:
-    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = elsewhere\n")
-    (tmp_path / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "elsewhere"\n')
-    assert HEAD in shell("heads", cwd=tmp_path).stdout
-
-
-class TestWhichDatabase:
-    """``-x db=`` first, then ``CREDENTIAL_DB``, then the ini file."""
-
-    def test_the_ini_file_names_one_in_the_working_directory(
-        self, tmp_path: Path, shell: CommandLine
-    ) -> None:
-        assert shell("upgrade", "head", cwd=tmp_path).returncode == 0
-        assert credential_db.status(tmp_path / "credentials.db").state == "current"
-
-    def test_the_environment_goes_before_the_ini_file(
-        self, tmp_path: Path, shell: CommandLine
-    ) -> None:
-        environment = {"CREDENTIAL_DB": f"sqlite:///{tmp_path}/by_environment.db"}
-        shell("upgrade", "head", environment=environment, cwd=tmp_path)
-        assert [file.name for file in tmp_path.glob("*.db")] == ["by_environment.db"]
-
-    def test_x_db_goes_before_all(self, tmp_path: Path, shell: CommandLine) -> None:
-        environment = {"CREDENTIAL_DB": str(tmp_path / "by_environment.db")}
-        shell("-x", "db=by_x.db", "upgrade", "head", environment=environment, cwd=tmp_path)
-        assert [file.name for file in tmp_path.glob("*.db")] == ["by_x.db"]
-
-    def test_odd_names_are_names(self, tmp_path: Path, shell: CommandLine) -> None:
-        for name in ("100%.db", "a?b#c.db", "with space.db", "\u00fc\U0001f511.db", "-x.db"):
-            shell("-x", f"db={name}", "upgrade", "head", cwd=tmp_path)
-            assert credential_db.status(tmp_path / name).state == "current"
-            assert (tmp_path / name).stat().st_size > 0
-
-
-class TestScripts:
-    """``upgrade --sql`` writes for the sqlite3 shell."""
-
-    @pytest.mark.parametrize("version", [None, 1])
-    def test_a_script_makes_a_current_file(
-        self, plain_vault: Vault, shell: CommandLine, version: int | None
-    ) -> None:
-        sqlite3_shell = shutil.which("sqlite3")
-        if sqlite3_shell is None:
-            pytest.skip("the sqlite3 shell is not installed")
-        if version is not None:
-            plain_vault.create(version, content=keys(2))
-        # From version 2 on, a table may have to be copied, which no script can do of one with rows.
-        end = 2 if version else SCHEMA_VERSION
-        script = shell("upgrade", f"v{version}:v2" if version else "head", "--sql").stdout
-        subprocess.run(
-            [sqlite3_shell, "-bail", plain_vault.path], input=script, text=True, check=True
-        )
-        assert plain_vault.stamps() == (f"v{end}", end)
-        assert credential_db.upgrade(plain_vault.path) == (end, SCHEMA_VERSION)
-
-    def test_a_script_moves_a_stamp_that_is_there(
-        self, plain_vault: Vault, shell: CommandLine
-    ) -> None:
-        shell(*named(plain_vault), "upgrade", "v1")
-        script = shell("upgrade", "v1:v2", "--sql").stdout
-        with closing(plain_vault.connect()) as connection:
-            connection.executescript(script)
-        assert plain_vault.stamps() == ("v2", 2)
-
-    def test_the_way_back_to_v1_is_a_script_too(
-        self, plain_vault: Vault, shell: CommandLine
-    ) -> None:
-        script = shell("downgrade", "v2:v1", "--sql").stdout
-        assert "RENAME COLUMN subject TO task" in script
-        assert "PRAGMA user_version = 1" in script
-
-
-class TestAlembic:
-    """``alembic`` in a checkout."""
-
-    @pytest.fixture
-    def checkout(self, tmp_path: Path) -> Path:
-        checkout = tmp_path / "checkout"
-        checkout.mkdir()
-        shutil.copytree(CHECKOUT / "alembic", checkout / "alembic")
-        shutil.copy(CHECKOUT / "alembic.ini", checkout)
-        return checkout
-
-    def run(self, checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "alembic", *arguments],
-            cwd=checkout,
-            env={k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def test_upgrade_head(self, checkout: Path) -> None:
-        result = self.run(checkout, "upgrade", "head")
-        assert result.returncode == 0, result.stderr
-        assert f"-> {HEAD}" in result.stderr
-        assert credential_db.status(checkout / "credentials.db").state == "current"
+        if command == "upgrade":
+            assert credential_db.status(tmp_path / "a.db").state == "current"
 
     @pytest.mark.parametrize(
-        ("arguments", "exit_status", "words"),
+        ("variables", "name"),
         [
-            (["check"], 3, f"is not at {HEAD}; run: credential-db -x db=credentials.db upgrade"),
-            (["upgrade", "v99"], 1, "credentials.db: Can't locate revision"),
-            (["upgrade", "v0:v1", "--sql"], 1, "run this range without --sql"),
-            (["-x", "db=.", "current"], 8, "not a regular file"),
+            ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "m\u00fcller \u20ac"),
+            ({"PYTHONIOENCODING": "ascii:strict"}, "m\u00fcller"),
+            ({"PYTHONIOENCODING": "latin-1"}, "\u20ac \x1b"),
+            ({}, os.fsdecode(b"a\n\xff")),
         ],
+        ids=["C locale", "ascii", "latin-1", "not UTF-8"],
     )
-    def test_a_failure_is_as_of_credential_db(
-        self, checkout: Path, arguments: list[str], exit_status: int, words: str
+    def test_a_name_is_shown_with_escapes(
+        self, tmp_path: Path, variables: dict[str, str], name: str
     ) -> None:
-        result = self.run(checkout, *arguments)
-        assert result.returncode == exit_status, result.stderr
-        assert "FAILED" not in result.stdout, "standard output may be a file: upgrade --sql > file"
-        assert words in result.stderr.splitlines()[-1]
-        assert result.stderr.count("FAILED: ") == 1
-        assert not (checkout / "credentials.db").exists()
-
-    def test_a_traceback_for_whoever_asks_for_it(self, checkout: Path) -> None:
-        result = self.run(checkout, "--raiseerr", "-x", "db=.", "current")
-        assert "NotADatabase" in result.stderr.splitlines()[-1]
-
-    def test_current_says_that_a_file_is_missing(self, checkout: Path) -> None:
-        result = self.run(checkout, "current")
-        assert (result.returncode, result.stdout) == (0, "")
-        assert "credentials.db does not exist yet; run: credential-db" in result.stderr
+        if sys.platform == "darwin" and "\udcff" in name:
+            pytest.skip("names are UTF-8 on macOS")
+        for command in ("upgrade", "current -v"):
+            words = (*command.split(), "--db", name)
+            result = in_process(*words, env=variables, cwd=tmp_path, text=False)
+            assert (result.returncode, result.stderr) == (0, b""), "no traceback"
+            assert b"\x1b" not in result.stdout
+            assert command != "upgrade" or result.stdout.count(b"\n") == 1
+        assert (tmp_path / name).exists()
 
 
-def test_a_prompt_is_the_last_resort(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "vault.db", "typed at a terminal").create(1, content=keys(1))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(tmp_path)
-        command = [sys.executable, "-m", "credential_db", "-x", f"db={vault.path}", "current"]
-        os.execve(sys.executable, command, environment)
-    output = b""
-    while b"Passphrase of" not in output:
-        output += os.read(terminal, 1024)
-    os.write(terminal, b"typed at a terminal\n")
-    with open(terminal, "rb", closefd=True) as rest:
+# What it costs
+
+
+def test_no_library_is_imported(home: Path) -> None:
+    code = (
+        "import contextlib, io, sys\n"
+        "from credential_db.command_line import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        main(command.split())\n"
+        "    heavy = {'alembic', 'sqlalchemy', 'cryptography', 'subprocess'} & {*sys.modules}\n"
+        "    assert not heavy, (command, heavy)\n"
+    )
+    typed = [f"status {name}" for name in ("missing.db", "vault.db", "old.db", "current.db")]
+    typed += ["--version", "--help", "upgrade --help", "upgrade current.db", "upgrade new.db"]
+    typed += ["upgrade current.db --backup --json", "upgrade head -x db=current.db"]
+    subprocess.run([sys.executable, "-c", code, *typed], cwd=home, check=True)
+
+
+# Where it is installed
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Path:
+    """As a wheel, in a directory with an odd name."""
+    package = tmp_path / "100% odd" / "credential_db"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "src" / "credential_db", package, ignore=ignore)
+    shutil.copytree(CHECKOUT / "alembic", package / "alembic", ignore=ignore)
+    shutil.copy(CHECKOUT / "alembic.ini", package)
+    return package
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_percent_sign_in_the_path(installation: Path, home: Path, compiled: bool) -> None:
+    for path in [*installation.rglob("*.py")] if compiled else []:
+        py_compile.compile(str(path), cfile=str(path.with_suffix(".pyc")), doraise=True)
+        path.unlink()
+    variables = {"PYTHONPATH": str(installation.parent)}
+    result = in_process("alembic", "upgrade", "head", "-x", "db=old.db", env=variables, cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert versions(home)["old.db"] == HEAD
+    assert str(installation) in in_process("--help", env=variables).stdout
+
+
+@pytest.mark.parametrize("how", ["a zip", "PyInstaller without its data"])
+def test_without_its_scripts(installation: Path, home: Path, how: str) -> None:
+    root = installation.parent
+    if how == "a zip":
+        root = Path(shutil.make_archive(str(root), "zip", root))
+    else:
+        for name in ("alembic", "snapshots"):
+            shutil.rmtree(installation / name)
+    commands = {"upgrade new.db": 0, "upgrade old.db": 1, "status old.db": 1}
+    for command, exit_status in commands.items():
+        result = in_process(*command.split(), env={"PYTHONPATH": str(root)}, cwd=home)
+        assert (result.returncode, result.stderr.count("\n")) == (exit_status, exit_status)
+        assert "--collect-all credential_db" in result.stderr or not exit_status
+    assert versions(home)["old.db"] == 0
+
+
+@pytest.mark.parametrize("command", ["revision -m x", "merge -m x v1 v2", "edit v1", "init"])
+@pytest.mark.parametrize("before", [[], ["alembic"]])
+def test_what_writes_scripts_needs_a_checkout(
+    shell: CommandLine, monkeypatch: pytest.MonkeyPatch, command: str, before: list[str]
+) -> None:
+    monkeypatch.setattr(snapshots, "home", lambda: snapshots.PACKAGE)
+    result = shell(*before, *command.split())
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"FAILED: {command.split(maxsplit=1)[0]} works in a checkout: ")
+    assert result.stderr.count("\n") == 1
+
+
+# ``alembic`` in a checkout
+
+
+@pytest.fixture
+def alembic(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shell: CommandLine,  # restores the loggers that alembic.ini configures
+) -> CommandLine:
+    shutil.copytree(CHECKOUT / "alembic", home / "alembic")
+    shutil.copy(CHECKOUT / "alembic.ini", home)
+    monkeypatch.chdir(home)
+
+    def run(typed: str) -> subprocess.CompletedProcess[str]:
+        exit_status: Any = 0
         try:
-            while chunk := rest.read1():
-                output += chunk
-        except OSError:
-            pass  # how Linux says that the other end was closed
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, output
-    assert b"v1" in output
-    assert b"typed at a terminal" not in output
+            alembic_main(typed.split())
+        except SystemExit as end:
+            exit_status = end.code
+        return subprocess.CompletedProcess(typed, exit_status, *capsys.readouterr())
+
+    return run
+
+
+def test_alembic_upgrade_head(alembic: CommandLine, home: Path) -> None:
+    result = alembic("upgrade head")
+    assert result.returncode == 0, result.stderr
+    assert "created" in result.stderr
+    assert credential_db.status(home / "credentials.db").state == "current"
+    result = alembic("-x db=old.db -x backup=copy.db upgrade head")
+    assert "Running upgrade v0 -> v1" in result.stderr, "Alembic's log is shown"
+    assert versions(home)["copy.db"] == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "exit_status"),
+    [
+        ("-x db=vault.db check", 3),
+        ("upgrade v99", 1),
+        ("-x db=. current", 8),
+        ("-x db=missing.db -x create=false upgrade head", 8),
+        ("-x db=missing.db downgrade base", 8),
+        ("-x dryrun=true upgrade head", 2),
+    ],
+)
+def test_a_failure_of_alembic_is_that_of_credential_db(
+    alembic: CommandLine, home: Path, typed: str, exit_status: int
+) -> None:
+    result = alembic(typed)
+    assert result.returncode == exit_status, result.stderr
+    assert "FAILED" not in result.stdout, "standard output may be a file: upgrade --sql > file"
+    assert result.stderr.count("FAILED: ") == 1
+    assert result.stderr.splitlines()[-1].startswith("FAILED: ")
+    assert not (home / "credentials.db").exists()
+
+
+def test_a_traceback_for_whoever_asks_for_it(alembic: CommandLine) -> None:
+    with pytest.raises(credential_db.NotADatabase):
+        alembic("--raiseerr -x db=. current")
+
+
+def test_an_ini_file_without_logging(alembic: CommandLine, home: Path) -> None:
+    (home / "alembic.ini").write_text("[alembic]\nscript_location = alembic\n")
+    assert alembic("-x db=vault.db upgrade head").returncode == 0
+    assert versions(home)["vault.db"] == HEAD
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_status"), [("upgrade vault.db", 0), ("status vault.db", 3)]
+)
+def test_one_line_tells_what_it_waits_for(
+    home: Path,
+    shell: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    exit_status: int,
+) -> None:
+    assert transaction._SILENT == 2
+    monkeypatch.setattr(transaction, "_SILENT", 0.1)
+    with closing(sqlite3.connect(home / "vault.db", check_same_thread=False)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        end = threading.Timer(0.3, writer.rollback)
+        end.start()
+        result = shell(*command.split(), "--timeout=9", cwd=home)
+        end.join()
+    assert (result.returncode, result.stderr.count("\n")) == (exit_status, 1), result.stderr
+    assert "vault.db is locked by another program: waiting" in result.stderr

@@ -14,7 +14,7 @@ from pytest_alembic.tests import (
     test_upgrade,
 )
 
-from credential_db import scripts
+from credential_db import revisions
 from vaults import ed25519_key
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 KEY = ed25519_key(0)
-# Inserted before the revision that converts them; the way to base refuses to drop rows.
+# Inserted before the revision that converts them; the downgrade to base refuses to drop rows.
 ROWS: dict[str, Any] = {
     "before_revision_data": {
         "v1": {
@@ -42,7 +42,7 @@ ROWS: dict[str, Any] = {
 
 @pytest.fixture(params=[{}, ROWS], ids=["empty", "with rows"])
 def alembic_config(request: pytest.FixtureRequest) -> Config:
-    return Config(alembic_config=scripts.config(), **request.param)
+    return Config(alembic_config=revisions.config(), **request.param)
 
 
 @pytest.fixture

@@ -3,26 +3,12 @@
 from steps import step
 from vaults import Vault
 
-TOKENS = [
-    ("phantom-1", "a scope", "a task", "default", "github"),
-    ("phantom-2", "", "", "", ""),
-    (None, "SQLite allows NULL in a TEXT PRIMARY KEY", "\u00fc\n\U0001f511", "c", "p"),
-]
-
 
 def test_step(vault: Vault) -> None:
-    vault.create(1)
-    for row in TOKENS:
-        vault.execute(("INSERT INTO proxy_tokens VALUES (?, ?, ?, ?, ?)", row))
-
-    step(vault, "v2")
-
-    assert vault.stamps() == ("v2", 2)
-    columns = "token, scope, subject, credential_set, provider"
-    assert vault.query(f"SELECT {columns} FROM proxy_tokens ORDER BY rowid") == TOKENS
-
-    step(vault, "v1")
-
-    assert vault.stamps() == ("v1", 1)
-    columns = "token, scope, task, credential_set, provider"
-    assert vault.query(f"SELECT {columns} FROM proxy_tokens ORDER BY rowid") == TOKENS
+    vault.create(1, content=[])
+    tokens = vault.query("SELECT * FROM proxy_tokens ORDER BY rowid")
+    for revision, column in (("v2", "subject"), ("v1", "task")):
+        step(vault, revision)
+        assert vault.stamps() == (revision, int(revision[1:]))
+        columns = f"token, scope, {column}, credential_set, provider"
+        assert vault.query(f"SELECT {columns} FROM proxy_tokens ORDER BY rowid") == tokens != []

@@ -5,61 +5,57 @@ Revises:
 
 """
 
-import sqlalchemy as sa
-
-from credential_db.sqlite.revising import op, refuse_rows
+from credential_db.sqlite.operations import Operations
 
 revision = "v0"
 down_revision = None
-branch_labels = None
-depends_on = None
+
+TABLES = {
+    "credentials": """
+CREATE TABLE credentials (
+    credential_set TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (credential_set, provider)
+)""",
+    "ssh_keys": """
+CREATE TABLE ssh_keys (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key_type TEXT NOT NULL,
+    private_pem BLOB NOT NULL,
+    public_blob BLOB NOT NULL,
+    comment TEXT DEFAULT '' NOT NULL,
+    fingerprint TEXT NOT NULL,
+    created_at TEXT DEFAULT (datetime('now')) NOT NULL,
+    CHECK (key_type IN ('ed25519','rsa')),
+    UNIQUE (fingerprint)
+)""",
+    "ssh_key_assignments": """
+CREATE TABLE ssh_key_assignments (
+    scope TEXT NOT NULL,
+    key_id INTEGER NOT NULL,
+    assigned_at TEXT DEFAULT (datetime('now')) NOT NULL,
+    PRIMARY KEY (scope, key_id),
+    FOREIGN KEY(key_id) REFERENCES ssh_keys (id) ON DELETE CASCADE
+)""",
+    "proxy_tokens": """
+CREATE TABLE proxy_tokens (
+    token TEXT,
+    scope TEXT NOT NULL,
+    task TEXT NOT NULL,
+    credential_set TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    PRIMARY KEY (token)
+)""",
+}
 
 
-def upgrade() -> None:
-    op.create_table(
-        "credentials",
-        sa.Column("credential_set", sa.Text, nullable=False),
-        sa.Column("provider", sa.Text, nullable=False),
-        sa.Column("data", sa.Text, nullable=False),
-        sa.PrimaryKeyConstraint("credential_set", "provider"),
-    )
-    op.create_table(
-        "ssh_keys",
-        sa.Column("id", sa.Integer, primary_key=True, nullable=True),
-        sa.Column("key_type", sa.Text, nullable=False),
-        sa.Column("private_pem", sa.BLOB, nullable=False),
-        sa.Column("public_blob", sa.BLOB, nullable=False),
-        sa.Column("comment", sa.Text, nullable=False, server_default=sa.text("''")),
-        sa.Column("fingerprint", sa.Text, nullable=False),
-        sa.Column(
-            "created_at", sa.Text, nullable=False, server_default=sa.text("(datetime('now'))")
-        ),
-        sa.CheckConstraint("key_type IN ('ed25519','rsa')"),
-        sa.UniqueConstraint("fingerprint"),
-        sqlite_autoincrement=True,
-    )
-    op.create_table(
-        "ssh_key_assignments",
-        sa.Column("scope", sa.Text, nullable=False),
-        sa.Column("key_id", sa.Integer, nullable=False),
-        sa.Column(
-            "assigned_at", sa.Text, nullable=False, server_default=sa.text("(datetime('now'))")
-        ),
-        sa.PrimaryKeyConstraint("scope", "key_id"),
-        sa.ForeignKeyConstraint(["key_id"], ["ssh_keys.id"], ondelete="CASCADE"),
-    )
-    op.create_table(
-        "proxy_tokens",
-        sa.Column("token", sa.Text, primary_key=True, nullable=True),
-        sa.Column("scope", sa.Text, nullable=False),
-        sa.Column("task", sa.Text, nullable=False),
-        sa.Column("credential_set", sa.Text, nullable=False),
-        sa.Column("provider", sa.Text, nullable=False),
-    )
+def upgrade(op: Operations) -> None:
+    for definition in TABLES.values():
+        op.execute(definition)
 
 
-def downgrade() -> None:
-    tables = ("proxy_tokens", "ssh_key_assignments", "ssh_keys", "credentials")
-    refuse_rows(*tables)
-    for table in tables:
+def downgrade(op: Operations) -> None:
+    op.refuse_rows(*TABLES)
+    for table in reversed(TABLES):
         op.drop_table(table)

@@ -5,54 +5,57 @@ Revises: v0
 
 """
 
+from collections import Counter
+
 from credential_db.errors import KeyConversionError
-from credential_db.key_conversion import (
-    hex_fingerprint,
-    sha256_fingerprint,
-    to_openssh,
-    to_pkcs8,
-)
-from credential_db.sqlite.revising import Conversion, Double, convert_rows, has_column, op
+from credential_db.sqlite.operations import BadRow, Conversion, Operations
 
 revision = "v1"
 down_revision = "v0"
-branch_labels = None
-depends_on = None
 
-ONE_KEY_A_ROW = Double("public_blob", "is for the same public key as row")
+DUPLICATE = "is for the same public key as row"
 
 
-def upgrade() -> None:
-    if not has_column("ssh_keys", "private_pem"):
-        return  # a newer program made the table, in its own shape
-    convert_rows(
-        "ssh_keys",
-        {
-            "private_pem": Conversion(to_pkcs8, ("private_pem", "key_type", "public_blob")),
-            "fingerprint": Conversion(sha256_fingerprint, ("public_blob",)),
-        },
-        called="SSH keys",
-        key="id",
-        double=ONE_KEY_A_ROW,
-        error=KeyConversionError,
-    )
-    with op.batch_alter_table("ssh_keys", recreate="never") as batch_op:
-        batch_op.alter_column("private_pem", new_column_name="private_der")
+def upgrade(op: Operations) -> None:
+    convert(op, "private_pem", "private_der", "to_pkcs8", "sha256_fingerprint")
 
 
-def downgrade() -> None:
-    if not has_column("ssh_keys", "private_der"):
-        return
-    convert_rows(
-        "ssh_keys",
-        {
-            "private_der": Conversion(to_openssh, ("private_der", "key_type", "public_blob")),
-            "fingerprint": Conversion(hex_fingerprint, ("public_blob",)),
-        },
-        called="SSH keys",
-        key="id",
-        double=ONE_KEY_A_ROW,
-        error=KeyConversionError,
-    )
-    with op.batch_alter_table("ssh_keys", recreate="never") as batch_op:
-        batch_op.alter_column("private_der", new_column_name="private_pem")
+def downgrade(op: Operations) -> None:
+    convert(op, "private_der", "private_pem", "to_openssh", "hex_fingerprint")
+
+
+def convert(op: Operations, old: str, new: str, reencode: str, fingerprint: str) -> None:
+    if not op.has_column("ssh_keys", old):
+        return  # a newer program created the table, with its own columns
+    public = dict(op.read_rows("ssh_keys", ("id", "public_blob")))
+    count = Counter(public.values())
+    if public:
+        from credential_db import key_conversion  # it imports cryptography
+
+    def private_key(private: object, key_type: object, public_blob: object) -> object:
+        converted = getattr(key_conversion, reencode)(private, key_type, public_blob)
+        if count[public_blob] > 1:
+            raise BadRow(DUPLICATE)
+        return converted
+
+    def public_key(public_blob: object) -> object:
+        return getattr(key_conversion, fingerprint)(public_blob)
+
+    def error(problems: list[tuple[int, str]]) -> KeyConversionError:
+        """A good key whose duplicates are all bad for another reason is not named."""
+        named = []
+        same = {row: public[row] for row, reason in problems if reason == DUPLICATE}
+        for row, reason in problems:
+            others = [other for other in same if other != row and same[other] == public[row]]
+            if reason != DUPLICATE:
+                named.append((row, reason))
+            elif others:
+                named.append((row, f"{reason} {others[0]}"))
+        return KeyConversionError(named)
+
+    conversions = {
+        old: Conversion(private_key, (old, "key_type", "public_blob")),
+        "fingerprint": Conversion(public_key, ("public_blob",)),
+    }
+    op.convert_rows("ssh_keys", conversions, called="SSH keys", key="id", error=error)
+    op.alter_column("ssh_keys", old, new_column_name=new)

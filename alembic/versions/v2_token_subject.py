@@ -5,23 +5,17 @@ Revises: v1
 
 """
 
-from credential_db.sqlite.revising import has_column, op
+from credential_db.sqlite.operations import Operations
 
 revision = "v2"
 down_revision = "v1"
-branch_labels = None
-depends_on = None
 
 
-def upgrade() -> None:
-    if not has_column("proxy_tokens", "task"):
-        return  # a newer program made the table, in its own shape
-    with op.batch_alter_table("proxy_tokens", recreate="never") as batch_op:
-        batch_op.alter_column("task", new_column_name="subject")
+def upgrade(op: Operations) -> None:
+    if op.has_column("proxy_tokens", "task"):  # else a newer program created the table
+        op.alter_column("proxy_tokens", "task", new_column_name="subject")
 
 
-def downgrade() -> None:
-    if not has_column("proxy_tokens", "subject"):
-        return
-    with op.batch_alter_table("proxy_tokens", recreate="never") as batch_op:
-        batch_op.alter_column("subject", new_column_name="task")
+def downgrade(op: Operations) -> None:
+    if op.has_column("proxy_tokens", "subject"):
+        op.alter_column("proxy_tokens", "subject", new_column_name="task")

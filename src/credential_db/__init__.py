@@ -1,29 +1,48 @@
-"""The schema of a credential vault, and a safe way from every old file to the newest."""
+"""The schema of a credential vault, and a safe upgrade from every old file to the newest.
 
+Every name is imported on first use: a process that starts pays for what it uses.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from credential_db.current import Upgrade
-from credential_db.errors import KeyConversionError, KeyProblem
-from credential_db.head import SCHEMA_VERSION
-from credential_db.interface import Status, status, upgrade
-from credential_db.legacy_entry_points import (
-    ensure_credentials_schema,
-    migrate_credential_db_schema,
-)
-from credential_db.sqlite.errors import (
-    CredentialDBError,
-    DatabaseBusy,
-    NotADatabase,
-    ReadOnlyDatabase,
-    SchemaTooNew,
-    UnrecognizedSchema,
-)
-
 if TYPE_CHECKING:
+    from credential_db.api import Status, status, upgrade
+    from credential_db.errors import KeyConversionError, KeyProblem
+    from credential_db.head import SCHEMA_VERSION
+    from credential_db.legacy_functions import (
+        ensure_credentials_schema,
+        migrate_credential_db_schema,
+    )
+    from credential_db.outcome import Upgrade
     from credential_db.schema import metadata
+    from credential_db.sqlite.errors import (
+        CredentialDBError,
+        DatabaseBusy,
+        NotADatabase,
+        ReadOnlyDatabase,
+        SchemaTooNew,
+        UnrecognizedSchema,
+    )
 
     __version__: str
 
+_MODULES = {
+    "api": ("Status", "status", "upgrade"),
+    "errors": ("KeyConversionError", "KeyProblem"),
+    "head": ("SCHEMA_VERSION",),
+    "legacy_functions": ("ensure_credentials_schema", "migrate_credential_db_schema"),
+    "outcome": ("Upgrade",),
+    "schema": ("metadata",),
+    "sqlite.errors": (
+        "CredentialDBError",
+        "DatabaseBusy",
+        "NotADatabase",
+        "ReadOnlyDatabase",
+        "SchemaTooNew",
+        "UnrecognizedSchema",
+    ),
+}
 __all__ = [
     "SCHEMA_VERSION",
     "CredentialDBError",
@@ -46,13 +65,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what costs time only when somebody asks for it."""
-    if name == "metadata":
-        from credential_db.schema import metadata
-
-        return metadata
+    """Import the module of a public name."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("credential-db")
+    for module, names in _MODULES.items():
+        if name in names:
+            found: object = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = found  # the next time it is found at once
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,187 +1,155 @@
-"""The console script ``credential-db``: ``status``, and Alembic's commands over its own scripts.
+"""The command ``credential-db``: one table of verbs and options, its help, and ``main``.
 
-``status`` and ``--version`` import neither Alembic nor SQLAlchemy.
+``status``, ``--help``, ``--version``, and ``upgrade`` on a current file import neither Alembic nor
+SQLAlchemy.
 """
 
-import json
+import io
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import credential_db
-from credential_db import SCHEMA_VERSION, CredentialDBError, Status
-from credential_db.interface import status_of_target
-from credential_db.options import X_ARGUMENTS, options_of
-from credential_db.remedies import EXIT_STATUSES, end, run_on, with_remedy
-from credential_db.sqlite.target import failure_of
+from credential_db.head import SCHEMA_VERSION
+from credential_db.shell import EXIT_STATUSES, UsageError, fail, typed
+from credential_db.sqlite.errors import CredentialDBError
 
-DEFAULT_DATABASE = "credentials.db"  # as alembic.ini says
+DEFAULT_FILE = "credentials.db"  # as in alembic.ini
 
-_OF_STATE = {"current": 0, "ahead": 4, "unrecognized": 5}  # any other: 3
 
-_COMMANDS = (
-    "upgrade",
-    "downgrade",
-    "current",
-    "check",
-    "history",
-    "heads",
-    "branches",
-    "show",
-    "stamp",
-)
-_REFUSED = {
-    **dict.fromkeys(
-        ("init", "list_templates", "edit", "revision"),
-        "the migration scripts stay as they are; to change the schema, work in a checkout, as "
-        "docs/changing-the-schema.md there says",
+class Verb(NamedTuple):
+    """A verb of the command line."""
+
+    files: str  # what follows it; ARGS... is for Alembic to read
+    summary: str  # empty for a verb of Alembic's that the help does not show
+    options: tuple[str, ...] = ()  # besides the common ones
+    alembic: tuple[str, ...] = ()  # if one of these is used, Alembic runs it
+
+
+# Each option with what follows it, and its help.
+OPTIONS = {
+    "--to": (" VERSION", "1, v1, head (the newest), base (no tables), +1 or -1"),
+    "--backup": ("[=COPY]", "first copy the vault to COPY, or to FILE.v1.DATE.bak"),
+    "--dry-run": ("", "do and check everything, then roll it back"),
+    "--repair": ("", "restore constraints that the tables have lost"),
+    "--no-create": ("", "fail (8) if FILE does not exist, instead of creating it"),
+    "--purge": ("", "replace the version even if it is unreadable"),
+    "--json": ("", "print one JSON object per file, each on one line"),
+    "--db": (" FILE", "the same as FILE"),
+    "--timeout": (" SECONDS", "wait that long for locks of other programs (30)"),
+    "-x": (" NAME=VALUE", "an option as alembic takes it: -x db=FILE"),
+    "--quiet": ("", "-q: print only warnings and failures"),
+    "--version": ("", "-V: print the release"),
+    "--help": ("", "-h: print the help; after a verb, that of the verb"),
+}
+SHORT = {"--quiet": "-q", "--version": "-V", "--help": "-h"}
+COMMON = ("--db", "--timeout", "-x", "--quiet", "--version", "--help")
+WITH_VALUE = ("--tag", "-r", "--rev-range")  # of Alembic's options
+_CHANGE = ("--to", "--backup", "--dry-run")
+_UPGRADE = (*_CHANGE, "--repair", "--no-create", "--json")
+_STAMP = (*_CHANGE, "--purge")
+_SCRIPT = ("--sql", "--tag")
+_VERBOSE = ("-v", "--verbose")
+_RANGE = ("-r", "--rev-range", "-i", "--indicate-current")
+VERBS = {
+    "status": Verb("[FILE]", "say what a vault is and what blocks its upgrade", ("--json",)),
+    "upgrade": Verb(
+        "[FILE...]", "bring vaults to the newest version; create a missing one", _UPGRADE, _SCRIPT
     ),
-    "merge": "versions are one line (v0, v1, v2, ...); of two revisions with the same number, the "
-    "one that is not released takes the next",
+    "downgrade": Verb("[FILE]", "bring a vault to the older version --to", _CHANGE, _SCRIPT),
+    "check": Verb("[FILE]", "exit with 3 if the vault is not up to date"),
+    "history": Verb("[FILE]", "list the versions; mark that of the vault", (), _VERBOSE + _RANGE),
+    "stamp": Verb("[FILE]", "correct the version that a vault names", _STAMP, _SCRIPT),
+    "alembic": Verb("ARGS...", "Alembic's own command line with the packaged scripts"),
+    "current": Verb("[FILE]", "", (), (*_VERBOSE, "-c", "--check-heads")),
+    "heads": Verb("[FILE]", "", (), (*_VERBOSE, "--resolve-dependencies")),
+    "branches": Verb("[FILE]", "", (), _VERBOSE),
+    **dict.fromkeys(
+        ("edit", "ensure_version", "init", "list_templates", "merge", "revision", "show"),
+        Verb("ARGS...", ""),
+    ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command.
-
-    Args:
-        arguments: As on a command line; those of the process where None.
-
-    Raises:
-        SystemExit: After a failure, which is said in one line on standard error. Its status says
-            which kind of failure it was; ``--help`` lists them.
-    """
-    # Where one is closed, Python has none, and a file that is opened would take its place.
+    """Run one command; end the process with its exit status unless that is 0."""
+    # Python has none if it is closed, and the next file to be opened would take its place.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # until the process ends
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # likewise
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        # Alembic takes -x before the command only; here it may stand anywhere.
-        options, words = _parser(add_help=False, allow_abbrev=False).parse_known_args(arguments)
-        exit_status = _run(options, words)
+        exit_status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except (CredentialDBError, KeyboardInterrupt) as error:
-        exit_status = end(error)
+        exit_status = fail(error)
     except OSError as error:
         # Python would try once more to write what is left, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        exit_status = 141 if isinstance(error, BrokenPipeError) else 1  # 141: as shells say it
-        if exit_status == 1:
-            sys.stderr.write(f"FAILED: {error.strerror}: standard output or working directory\n")
+        where = "standard output or working directory"
+        is_closed = isinstance(error, BrokenPipeError)
+        exit_status = fail(error if is_closed else CredentialDBError(f"{error.strerror}: {where}"))
     if exit_status:
         sys.exit(exit_status)
 
 
-def _parser(**settings: Any) -> ArgumentParser:
-    """Of what may stand before and behind every command."""
-    parser = ArgumentParser("credential-db", **settings)
-    parser.add_argument("-x", action="append", metavar="NAME=VALUE", default=[], help="see below")
-    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and failures only")
-    parser.add_argument("--version", action="store_true", help="say which release this is")
-    return parser
+def _run(arguments: Sequence[str]) -> int:
+    from credential_db.arguments import read
 
-
-def _run(options: Namespace, words: Sequence[str]) -> int:
-    if options.version:
-        sys.stdout.write(f"credential-db {credential_db.__version__}\n")
-        return 0
-    command = words[0] if words else ""
-    in_checkout = not (Path(__file__).parent / "alembic").exists()
-    if command in _REFUSED and not (command == "revision" and in_checkout):
-        raise CredentialDBError(f"no {command} here: {_REFUSED[command]}")
-    parser = _parser(formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", "-n", "--name", dest="elsewhere", help=SUPPRESS)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    status = commands.add_parser("status", help="Say what a database is, and change nothing.")
-    status.add_argument("--json", action="store_true", help="path, state, version, head and detail")
-    status.set_defaults(cmd=None)
-    if command != "status":
-        _add_alembic(parser, commands, (*_COMMANDS, "revision") if in_checkout else _COMMANDS)
-    parser.parse_args(words, options)
-    if options.elsewhere:
-        parser.error("the scripts are the packaged ones, so there is no configuration to name")
-    if "cmd" not in options:
-        parser.error("name a command, such as: upgrade head")
-    if "" in words:
-        parser.error("an argument is empty: is a variable of your script not set?")
-    if len(getattr(options, "revisions", ())) > 1:
-        parser.error("a database is at one version: name one revision")
-    return _alembic(options) if options.cmd else _status(options)
-
-
-def _status(options: Namespace) -> int:
-    attributes: dict[Any, Any] = {}
-    target = None
     try:
-        x_arguments = dict(argument.partition("=")[::2] for argument in options.x)
-        if not x_arguments.keys() <= {"db", "timeout"}:
-            raise CredentialDBError("status takes -x db=PATH_OR_URL and -x timeout=SECONDS alone")
-        target = options_of(attributes, x_arguments, DEFAULT_DATABASE, ask=True).target
-        found = status_of_target(target)
-        if found.state == "empty" and not os.path.exists(target.path):
-            found = found._replace(detail="the file does not exist")
-    except Exception as error:
-        failure = failure_of(error, target, None)
-        found = Status("error", None, SCHEMA_VERSION, str(failure))
-    path = os.path.abspath(attributes["database"]) if "database" in attributes else ""
-    if options.json:
-        sys.stdout.write(json.dumps({"path": path or None, **found._asdict()}) + "\n")
-    if found.state == "error":
-        raise CredentialDBError(found.detail)
-    if not options.json:
-        version = "none" if found.version is None else f"v{found.version}"
-        text = f"{path}: {found.state} (version {version}, head v{found.head})\n{found.detail}"
-        if found.state not in _OF_STATE:
-            text += f"; run: {run_on(path)} upgrade head"
-        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
-    return _OF_STATE.get(found.state, 3)
+        line = read(arguments)
+    except UsageError as error:
+        verb = [word for word in arguments if word in VERBS][:1]
+        raise UsageError(f"{error}; see: {typed(*verb, '--help')}") from None
+    if "help" in line.options:
+        sys.stdout.write(help_of(line.verb) if line.verb else help_of_all())
+    elif "version" in line.options:
+        from credential_db import __version__
+
+        sys.stdout.write(f"credential-db {__version__}\n")
+    else:
+        from credential_db import commands
+
+        return commands.run(line)
+    return 0
 
 
-def _add_alembic(parser: ArgumentParser, commands: Any, names: Iterable[str]) -> None:
-    from alembic import command
-    from alembic.config import CommandLine
-
-    alembic = CommandLine()
-    alembic.subparsers = commands
-    for name in names:
-        alembic.register_command(getattr(command, name))
-    x_arguments = "".join(f"  {text}\n" for text in X_ARGUMENTS.values())
-    exit_statuses = "".join(f"  {number:<3}  {text}\n" for number, _, text in EXIT_STATUSES)
-    parser.epilog = (
-        f"-x, before or after the command:\n{x_arguments}"
-        "Without -x db the environment variable CREDENTIAL_DB names the database, and\n"
-        f"without that it is ./{DEFAULT_DATABASE}. So: credential-db -x db=PATH upgrade head\n"
-        "The passphrase of an encrypted one comes from CREDENTIAL_DB_PASSPHRASE_COMMAND,\n"
-        "CREDENTIAL_DB_PASSPHRASE_FILE or CREDENTIAL_DB_PASSPHRASE, else you are asked.\n\n"
-        f"exit status:\n{exit_statuses}"
+def help_of(verb: str) -> str:
+    """The help of one verb."""
+    files, summary, options, _ = VERBS[verb]
+    return (
+        f"usage: credential-db {verb} {files} [OPTION...]\n\n"
+        f"{summary[:1].upper()}{summary[1:]}.\n\n{_list(options + COMMON)}\n"
+        "FILE is a path or a sqlite:/// URL; see: credential-db --help\n"
     )
 
 
-def _alembic(options: Namespace) -> int:
-    import logging
+def help_of_all() -> str:
+    """The help of the command; it fits a screen of 40 lines of 80 columns."""
+    from credential_db.snapshots import home
 
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
+    verbs = [f"  {n:<9} {v.files:<9} {v.summary}\n" for n, v in VERBS.items() if v.summary]
+    statuses = [f"{status:>3} {text:<33}" for status, _, text in EXIT_STATUSES]
+    half = len(statuses) // 2
+    rows = zip(statuses[:half], statuses[half:], strict=True)
+    return (
+        "usage: credential-db VERB [FILE] [OPTION...]\n\n"
+        "Looks at credential vaults (SQLite files with API keys, tokens and SSH keys) and\n"
+        f"brings them to the current version, {SCHEMA_VERSION}.\n\n"
+        f"{''.join(verbs)}\n"
+        "FILE is a path or a sqlite:/// URL. Without it, the environment variable\n"
+        f"CREDENTIAL_DB names the vault; if it is not set, the vault is ./{DEFAULT_FILE}.\n\n"
+        f"{_list(COMMON)}\n"
+        "The passphrase of an encrypted vault is what CREDENTIAL_DB_PASSPHRASE contains,\n"
+        "what the command CREDENTIAL_DB_PASSPHRASE_COMMAND prints, or the content of the\n"
+        "file CREDENTIAL_DB_PASSPHRASE_FILE. Otherwise you are asked on a terminal.\n\n"
+        "exit status:\n"
+        f"{''.join(f'{left} {right.rstrip()}' + chr(10) for left, right in rows)}\n"
+        "Guide: docs/operators.md; Ansible playbook: examples/fleet; both are in\n"
+        f"{home()}\n"
+    )
 
-    from credential_db import scripts
 
-    config = scripts.config()
-    config.cmd_opts = options
-    config.stdout = sys.stdout  # else that of the moment when Alembic was imported
-    if options.quiet:
-        logging.disable(logging.INFO)
-    function, positional, by_name = options.cmd
-    try:
-        scripts.refuse_disorder(ScriptDirectory.from_config(config))
-        function(
-            config,
-            *(getattr(options, name, None) for name in positional),
-            **{name: getattr(options, name, None) for name in by_name},
-        )
-        return 0
-    except CommandError as error:
-        message = str(error)
-    file = config.attributes.get("database", "")
-    return end(with_remedy(message, file), file)
+def _list(options: tuple[str, ...]) -> str:
+    return "".join(f"  {each + OPTIONS[each][0]:<17} {OPTIONS[each][1]}\n" for each in options)

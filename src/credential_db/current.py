@@ -1,148 +1,113 @@
 """Is this file at the current version? Answered at every process start, so without any library.
 
-And if there is no schema in it yet: create it, in one shot.
+If there is no schema in it yet: create it, in one shot.
 """
 
 import sqlite3
-from typing import TYPE_CHECKING, NamedTuple
 
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
-from credential_db.sqlite.driver import DBAPIConnection, create, is_locked
-from credential_db.sqlite.lending import borrowed, plain_rows
-from credential_db.sqlite.mark import is_to_be_scrubbed
-from credential_db.sqlite.opening import file_uri
-from credential_db.sqlite.stamps import revision_of, user_version, write_stamps
-from credential_db.sqlite.transaction import write_transaction
+from credential_db.sqlite.driver import DBAPIConnection, first_row, quoted
+from credential_db.sqlite.files import uri
+from credential_db.sqlite.scrub import MARK, MARK_OF_1_1, finish
+from credential_db.sqlite.stamps import STAMP_DDL, STAMP_TABLE, revision_of
+from credential_db.sqlite.transaction import Transaction
+from credential_db.sqlite.working import glancing, is_manual, working
 
-if TYPE_CHECKING:
-    from credential_db.sqlite.target import Target
+_REVISION = revision_of(SCHEMA_VERSION)
+_STAMP = f"SELECT version_num = '{_REVISION}' FROM main.{STAMP_TABLE}"
+_MARKED = f"EXISTS (SELECT 1 FROM main.sqlite_master WHERE name = '{MARK}')"
+_STATEMENTS = {sql for statements in DDL.values() for sql in statements}
 
 
-class Upgrade(NamedTuple):
-    """What an upgrade did.
+def _columns() -> str:
+    """A condition that SQLite prepares only if the tables have just the columns of the head.
 
-    Attributes:
-        before: The version that was found; None where there was no schema.
-        after: The version now.
+    Naming the columns requires the presence of each; ``IN table`` requires that there is no other
+    (https://www.sqlite.org/rowvalue.html). Neither is executed: the condition is true before. With
+    its table before it, a name in double quotes is never taken for a string.
     """
-
-    before: int | None
-    after: int
-
-    def __str__(self) -> str:
-        """One line for a person."""
-        if self.before is None:
-            return f"created at version {self.after}"
-        if self.before == self.after:
-            return f"already at version {self.after}"
-        verb = "upgraded" if self.before < self.after else "downgraded"
-        return f"{verb} from version {self.before} to version {self.after}"
+    rows = ["1"]
+    for table, names in COLUMNS.items():
+        row = ", ".join(f"t.{quoted(name)}" for name in names)
+        rows.append(f"(SELECT {row} FROM main.{quoted(table)} AS t) IN main.{quoted(table)}")
+    return " OR ".join(rows)
 
 
-def _shape_check() -> str:
-    """The stamps, in a statement that SQLite prepares only if the tables have just these columns.
-
-    Naming the columns asks for the presence of each; ``IN table`` asks that there is no other
-    (https://www.sqlite.org/rowvalue.html). None of it is executed: the condition is true before.
-    Between double quotes, a name that no column has would be taken for a string.
-    """
-    columns = {**COLUMNS, "alembic_version": ("version_num",)}
-    shapes = (
-        f"(SELECT [{'], ['.join(names)}] FROM main.[{table}]) IN main.[{table}]"
-        for table, names in columns.items()
-    )
-    return (
-        f"SELECT version_num = '{revision_of(SCHEMA_VERSION)}' FROM main.alembic_version"
-        f" WHERE 1 OR {' OR '.join(shapes)}"
-    )
+_EVERYTHING = _STAMP.replace(" FROM", f", {_MARKED} FROM", 1) + f" WHERE {_columns()}"
+# What SQLite says about a missing table or column, and about one too many.
+_OTHER_SCHEMA = ("no such ", "sub-select returns")
 
 
-LAST_LEGACY_VERSION = 2  # the newest that releases before Alembic wrote
-_SHAPE_CHECK = _shape_check()
-# What SQLite says of a missing table or column, and of one too many.
-_OTHER_SHAPE = ("no such ", "sub-select returns")
-
-
-def is_current(connection: DBAPIConnection) -> bool:
+def is_current(connection: DBAPIConnection, *, is_new: bool = False) -> bool:
     """Whether number, stamp, tables and columns are all those of the current version.
 
-    Takes no lock but a reader's, and leaves the connection as it is.
-
-    Raises:
-        Exception: The driver's own error, where the file cannot be read at all.
+    Takes only a reader's lock, and leaves the connection as it is; if a scrub is pending, and
+    nobody else uses the file, completes it. On a new connection, to prepare the condition costs
+    more than to compare the statements that created the tables; if they are ours, that is enough.
     """
-    stamps, number = connection.cursor(), connection.cursor()
-    stamps.row_factory = number.row_factory = None
+    if is_manual(connection):
+        with glancing(connection):
+            return _is_current(connection, is_new)
+    return _is_current(connection, is_new)
+
+
+def _is_current(connection: DBAPIConnection, is_new: bool) -> bool:
+    first, others = connection.cursor(), connection.cursor()
+    first.row_factory = others.row_factory = None
     try:
-        stamps.execute(_SHAPE_CHECK)
+        # Until it is finished, all read one state of the file, under one lock.
+        first.execute(_STAMP if is_new else _EVERYTHING)
+        marked = False
+        if is_new:
+            found = dict(others.execute("SELECT sql, name FROM main.sqlite_master"))
+            marked = MARK in found.values()
+            if not found.keys() >= _STATEMENTS:
+                others.execute(_EVERYTHING)
     except Exception as error:
-        if any(text in str(error) for text in _OTHER_SHAPE):
+        if str(error).startswith(_OTHER_SCHEMA):
             return False
         raise
-    # The first statement is not finished, so both read one state of the file, under one lock.
-    version = number.execute("PRAGMA main.user_version").fetchone()[0]
-    scrubbed = version == SCHEMA_VERSION and not is_to_be_scrubbed(connection)
-    return bool(scrubbed and stamps.fetchall() == [(1,)])
+    (version,) = others.execute("PRAGMA main.user_version").fetchone()
+    (application_id,) = others.execute("PRAGMA main.application_id").fetchone()
+    rows = first.fetchall()
+    if version != SCHEMA_VERSION or len(rows) != 1 or rows[0][0] != 1:
+        return False
+    if marked or rows[0][1:] == (1,) or application_id == MARK_OF_1_1:
+        finish(connection)
+    return True
 
 
-def is_current_file(path: str, timeout: float) -> bool:
-    """Whether a plain file is current. False says nothing: the long way tells what it is.
-
-    Raises:
-        sqlite3.OperationalError: It has been locked, even for readers, for the whole timeout.
-    """
+def is_current_file(path: str) -> bool:
+    """Whether a plain file is current, found out without waiting. If not, look again and longer."""
     try:
-        connection = sqlite3.connect(
-            file_uri(path, "rw"), uri=True, timeout=timeout, isolation_level=None
-        )
+        connection = sqlite3.connect(uri(path, "rw"), uri=True, timeout=0)
     except (ValueError, sqlite3.Error):
         return False  # nothing is there, or no file: mode=rw creates none
     try:
-        return is_current(connection)
-    except sqlite3.Error as error:
-        if is_locked(error):
-            raise
+        return is_current(connection, is_new=True)
+    except sqlite3.Error:
         return False
     finally:
         connection.close()
 
 
-def done_at_once(
-    connection: DBAPIConnection, target: "Target", *, repair: bool = False, dry_run: bool = False
-) -> Upgrade | None:
-    """Do what takes no migration: nothing to a current file, and all to an empty one in one shot.
-
-    Args:
-        connection: Without a transaction in progress.
-        target: The same database.
-        repair: A current file is to be looked at, too.
-        dry_run: Nothing may be created.
-
-    Returns:
-        None where there is more to do.
-    """
-    if not dry_run and _is_empty(connection):
-        with borrowed(connection), write_transaction(connection, target):
-            if _is_empty(connection):  # else another process was faster
-                create_head(connection)
-                return Upgrade(None, SCHEMA_VERSION)
-    if not repair and is_current(connection):
-        target.before = SCHEMA_VERSION
-        return Upgrade(SCHEMA_VERSION, SCHEMA_VERSION)
-    return None
-
-
-def create_head(connection: DBAPIConnection) -> None:
-    """Make all of the current version, inside of a transaction."""
-    for statements in DDL.values():
-        create(connection, statements)
-    write_stamps(connection, SCHEMA_VERSION)
-
-
-def _is_empty(connection: DBAPIConnection) -> bool:
+def is_empty(connection: DBAPIConnection) -> bool:
     """Nothing was ever in it, as far as one page can tell."""
-    with plain_rows(connection):
-        (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
-        if pages > 1 or user_version(connection):
+    if first_row(connection, "PRAGMA main.page_count")[0] > 1:
+        return False
+    if first_row(connection, "PRAGMA main.user_version")[0]:
+        return False
+    return not first_row(connection, "SELECT count(*) FROM main.sqlite_master")[0]
+
+
+def create(connection: DBAPIConnection, transaction: Transaction) -> bool:
+    """Create the current version in an empty file; False if another process was faster."""
+    with working(connection, (*DDL, STAMP_TABLE)), transaction:
+        if not is_empty(connection):
             return False
-        return not connection.execute("SELECT 1 FROM main.sqlite_master LIMIT 1").fetchone()
+        for statement in (*(sql for each in DDL.values() for sql in each), STAMP_DDL):
+            connection.execute(statement)
+        connection.execute(f"INSERT INTO {STAMP_TABLE} (version_num) VALUES (?)", (_REVISION,))
+        connection.execute(f"PRAGMA main.user_version = {SCHEMA_VERSION}")
+        transaction.commit()
+    return True

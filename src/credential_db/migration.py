@@ -1,244 +1,215 @@
-"""The steps of the recipe in ``env.py``: one upgrade, downgrade or stamp of one file."""
+"""One change of one open file: adopt, run, check, commit. The same for every caller."""
 
-import contextlib
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from alembic.migration import MigrationContext
 from alembic.runtime.migration import MigrationInfo
-from alembic.util import CommandError
+from sqlalchemy import Connection
 
-from credential_db import records, shim
-from credential_db.current import Upgrade, create_head
-from credential_db.options import Options
-from credential_db.scripts import HEAD
-from credential_db.sql_script import number_follows_stamp
-from credential_db.sqlite import adoption, scrub
-from credential_db.sqlite.alembic_internals import (
-    CarefulOperations,
-    command_name,
-    context,
-    is_purge,
-    op_for,
-    take_heads_from,
-)
-from credential_db.sqlite.backup import Backup
-from credential_db.sqlite.driver import DBAPIConnection, main_file
+from credential_db.opening import Opened
+from credential_db.outcome import Outcome
+from credential_db.shim import Found, identify, refuse_other_tables, refuse_too_new
+from credential_db.snapshots import indexes_ever, schema_of_file, snapshot, tables_ever
+from credential_db.sqlite import preservation, scrub
+from credential_db.sqlite.adoption import make_exact
+from credential_db.sqlite.backup import Backup, checked_backup_path, default_backup
 from credential_db.sqlite.engine import sqlalchemy_connection
-from credential_db.sqlite.errors import NotADatabase
-from credential_db.sqlite.files import exists, guard_before_change
-from credential_db.sqlite.mark import is_due
+from credential_db.sqlite.operations import Operations
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
-    drop_empty_stamp,
     revision_of,
     stamps,
+    user_version,
+    version_of,
     write_stamps,
 )
-from credential_db.sqlite.survival import Survivors
-from credential_db.sqlite.table_copy import triggers_suspended
-from credential_db.sqlite.transaction import write_transaction
+from credential_db.sqlite.table_copy import create, triggers_suspended
+from credential_db.sqlite.working import working
 
 logger = logging.getLogger("credential_db")
 
-
-def destination() -> object:
-    """The revision that the command goes to; None where it is relative, such as +1, or none."""
-    try:
-        revision = context.get_revision_argument()
-    except (CommandError, KeyError):  # ``ensure_version`` has none
-        return None
-    return revision[0] if isinstance(revision, tuple) else revision  # ``heads``: there is one
+PEM = "-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
-def goes_to_head() -> bool:
-    """Whether the command is an upgrade to the newest revision."""
-    return command_name() == "upgrade" and destination() == HEAD
+class Plan(NamedTuple):
+    """What a command wants."""
+
+    # Makes the migration context of a run, with options of EnvironmentContext.configure().
+    configure: Callable[..., MigrationContext]
+    # Of an upgrade or downgrade: the steps from the current heads.
+    steps: Callable[[Sequence[str]], Iterable[Any]] = lambda _: ()
+    # Of a stamp: the version to write, from the current one.
+    stamp: Callable[[int | None], int | None] | None = None
+    purge: bool = False  # ignore the present stamps
+    backup: str | bool | None = None  # where to copy the file first; True for a name of its own
+    dry_run: bool = False  # roll everything back
+    repair: bool = False  # restore what the tables' definitions have lost
 
 
-def may_create(options: Options) -> bool:
-    """Whether a missing file is to be made: only to be upgraded.
-
-    Raises:
-        NotADatabase: It is missing, and there is nothing to downgrade or to stamp.
-    """
-    path = options.target.path
-    if command_name() in ("upgrade", "change"):
-        return not options.dry_run
-    if path and not exists(path):
-        raise NotADatabase(f"{path} does not exist: look at its name; 'upgrade head' makes it")
-    return False
+def migrate(opened: Opened, plan: Plan) -> Outcome:
+    """Change an open file: all of it, or nothing."""
+    return _Migration(opened, plan).run()
 
 
-class Migration:
-    """One change of one file.
-
-    Args:
-        connection: Lent for it.
-        options: What was asked for.
-    """
-
-    def __init__(self, connection: DBAPIConnection, options: Options) -> None:
-        """Nothing is read yet: the transaction has not begun."""
-        self._connection = connection
-        self._options = options
+class _Migration:
+    def __init__(self, opened: Opened, plan: Plan) -> None:
+        self._opened = opened
+        self._connection = opened.connection
+        self._plan = plan
         self._backup: Backup | None = None
-        self._adopted = self._purging = self._to_scrub = self._stamped = False
-        self._repaired: list[str] = []
-        self._converted: Collection[str] = ()
-        self._after: int | None = None
+        self._checked = False
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of it or nothing; and a backup only of what was changed."""
-        target = self._options.target
-        file = main_file(self._connection)
-        if file:
-            guard_before_change(file)
-        try:
-            with write_transaction(self._connection, target, to_commit=not self._options.dry_run):
-                yield
-        except BaseException:
-            if self._backup and not target.committed:
-                self._backup.take_back()
-            raise
+    def run(self) -> Outcome:
+        transaction = self._opened.transaction()
+        self._opened.prepare()
+        with (
+            working(self._connection, (*tables_ever(), STAMP_TABLE)) as settle,
+            sqlalchemy_connection(self._connection) as wrapper,
+        ):
+            settle()
+            try:
+                with transaction:
+                    found = self._identify()
+                    outcome = self._change(found, wrapper)
+                    if outcome is None:
+                        return Outcome(found.version, found.version)
+                    to_scrub = scrub.is_marked(self._connection)
+                    if to_scrub and not self._checked:
+                        scrub.refuse_damage(self._connection)
+                    if not self._plan.dry_run:
+                        transaction.commit()
+            finally:
+                if self._backup and not transaction.committed:
+                    self._backup.remove()
+            if transaction.committed:
+                self._clean_up(found, to_scrub)
+        backup = self._backup.path if self._backup else None
+        return outcome._replace(backup=backup, dry_run=self._plan.dry_run)
 
-    def adopt(self) -> None:
-        """Tell what the file is, copy it if there is anything to do, and put it under Alembic.
+    def _identify(self) -> Found:
+        if not self._plan.purge:
+            return identify(self._connection)
+        refuse_too_new(user_version(self._connection), stamps(self._connection))
+        return Found(None, False, False, (), schema_of_file(self._connection))
 
-        Raises:
-            CredentialDBError: It is not one of ours, or the backup cannot be made.
-        """
-        connection = self._connection
-        adoption.refuse_shadows(connection, records.tables_ever())
-        self._purging = is_purge()
-        found = shim.recognize(connection, purging=self._purging)
-        self._options.target.before = found.version
-        self._back_up(found)
-        if found.version is None:
-            if goes_to_head():
-                create_head(connection)
-        elif not self._purging:
-            self._adopted = not found.stamped
-            record = records.record(found.version)
-            adoption.create_missing(connection, record, found.missing)
-            if self._adopted or not found.agreed:
-                self._stamp(found.version)
-        shape = found.shape
-        if found.version is None or found.missing:
-            shape = records.shape_of_file(connection)  # with the tables that have been created
-        self._survivors = Survivors(
-            connection, shape, records.tables_ever(), records.indexes_ever()
+    def _change(self, found: Found, wrapper: Connection) -> Outcome | None:
+        """Change the file inside the transaction; None if there is nothing to change."""
+        if self._plan.stamp:
+            return self._stamp(found, self._plan.stamp(found.version))
+        steps: list[Any] = []
+        context = self._plan.configure(
+            wrapper, fn=lambda *_: steps, on_version_apply=self._after_revision
+        )
+        steps += self._plan.steps([] if found.version is None else [revision_of(found.version)])
+        to_adopt = found.version is not None and not found.agreed
+        if not (steps or to_adopt or found.missing or self._plan.repair):
+            return None
+        self._back_up(found.version)
+        before, repaired = self._adopt(found)
+        operations = Operations(context)
+        with triggers_suspended(self._connection, STAMP_TABLE):
+            context.run_migrations(op=operations)
+        if stamps(self._connection) == []:  # downgraded to base
+            write_stamps(self._connection, None)
+        now = identify(self._connection)
+        preservation.check(before, self._preserved(now), snapshots=now.snapshots)
+        return Outcome(
+            found.version,
+            now.version,
+            created=self._opened.created,
+            adopted=not found.stamped,
+            repaired=(*(["stamps"] if found.stamped and to_adopt else []), *repaired),
+            remarks=tuple(operations.remarks),
         )
 
-    def _back_up(self, found: shim.Found) -> None:
-        path, target = self._options.backup, self._options.target
-        if path is None or self._options.dry_run or found.version is None:
-            return
-        is_there = found.is_tidy and destination() == revision_of(found.version)
-        # To clean up changes no content, and several starters of one upgrade may come to that.
-        if is_there and not self._options.repair and not self._purging:
-            return
-        self._backup = Backup(path, self._connection)
-        self._backup.take(target)
-
-    def _stamp(self, version: int) -> None:
-        if self._adopted:
-            logger.info("Adopting a file of schema version %d", version)
-        else:
+    def _stamp(self, found: Found, version: int | None) -> Outcome:
+        if refuse_other_tables(found.schema, version, self._opened.name):
             logger.warning(
-                "Alembic's stamp and PRAGMA user_version disagreed: the tables are those of "
-                "version %d, and both say so now",
-                version,
+                "%s: other versions have the same tables as version %s; the rows are taken to be "
+                "those of version %s",
+                *(self._opened.name, version, version),
             )
+        self._back_up(found.version)
+        self._write_stamps(version)
+        return Outcome(found.version, version, stamped=True)
+
+    def _back_up(self, version: int | None) -> None:
+        """Copy the file, which nothing has changed yet; a dry run only checks the place."""
+        backup, name = self._plan.backup, self._opened.path
+        if not backup or (version is None and not self._plan.purge):
+            return
+        path = default_backup(name, version) if backup is True else checked_backup_path(backup)
+        made = Backup(path, connection=self._connection, passphrase=self._opened.target.passphrase)
+        if self._plan.dry_run:
+            made.check()
+        else:
+            self._backup = made
+            made.take()
+
+    def _adopt(self, found: Found) -> tuple[preservation.Preserved, list[str]]:
+        """Make the file exactly one version, under Alembic, before any revision runs."""
+        connection = self._connection
+        tables = preservation.existing(connection, tables_ever())
+        self._rows = preservation.count_rows(connection, tables)
+        self._changes = connection.total_changes
+        if found.version is None:
+            return self._preserved(found), []
+        for table in found.missing:
+            create(connection, snapshot(found.version).statements[table])
+        if not found.agreed:
+            if found.stamped:
+                logger.warning(
+                    "%s: Alembic's stamp and PRAGMA user_version disagreed; the tables are those "
+                    "of version %d, and both name it now",
+                    *(self._opened.name, found.version),
+                )
+            self._write_stamps(found.version)
+        if not found.agreed or scrub.application_id(connection):
+            # Other software has written to the file; or release 1.1 could not mark it.
+            scrub.mark(connection)
+        self._checked = not found.agreed or self._plan.repair
+        if self._checked:
+            scrub.refuse_damage(connection)
+        before = self._preserved(found)
+        if found.agreed and not self._plan.repair:
+            return before, []
+        if found.missing:
+            found = found._replace(schema=schema_of_file(connection))
+        return before, make_exact(connection, found.schema, found.snapshots)
+
+    def _write_stamps(self, version: int | None) -> None:
         with triggers_suspended(self._connection, STAMP_TABLE):
             write_stamps(self._connection, version)
 
-    def run(self) -> None:
-        """Let Alembic run the command's revisions."""
-        with (
-            sqlalchemy_connection(self._connection) as wrapper,
-            triggers_suspended(self._connection, STAMP_TABLE),
-        ):
-            context.configure(
-                connection=wrapper,
-                transactional_ddl=True,
-                on_version_apply=self._after_revision,
-            )
-            migration = context.get_context()
-            # Past the converters of the connection's owner, who may have one for VARCHAR.
-            take_heads_from(migration, self._heads)
-            with op_for(migration, CarefulOperations):
-                migration.run_migrations()
-            self._converted = migration.opts.get("converted", ())
-        drop_empty_stamp(self._connection)
+    def _preserved(self, found: Found) -> preservation.Preserved:
+        return preservation.preserved(self._connection, found.schema, tables_ever(), indexes_ever())
 
-    def _heads(self) -> tuple[str, ...]:
-        return tuple(stamps(self._connection) or ())
+    def _after_revision(self, ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+        """Older programs read the number, so it changes with every stamp; and count the rows."""
+        number = max((version_of(head) or 0 for head in heads), default=0)
+        self._connection.execute(f"PRAGMA main.user_version = {number}")
+        declared = getattr(getattr(step.up_revision, "module", None), "changes_rows_of", ())
+        tables = preservation.existing(self._connection, tables_ever())
+        changes, self._changes = self._changes, self._connection.total_changes
+        # The stamp is one change. To count would read the largest index once more.
+        if self._changes - changes > 1 or self._rows.keys() != tables.keys() or declared:
+            before, self._rows = self._rows, preservation.count_rows(self._connection, tables)
+            preservation.check_rows(before, self._rows, declared, tables_ever())
 
-    def _after_revision(
-        self, ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], run_args: object
-    ) -> None:
-        number_follows_stamp(ctx, step, heads, run_args)
-        revision = None if step.is_stamp else step.up_revision
-        declared = getattr(getattr(revision, "module", None), "changes_rows_of", ())
-        self._survivors.check_rows(declared)
-
-    def check(self) -> None:
-        """Refuse to commit a loss, and make an adopted file exactly its recorded version.
-
-        Raises:
-            CredentialDBError: Something would be lost, or rows stand in the way.
-        """
-        connection = self._connection
-        found = shim.recognize(connection)
-        self._after, self._stamped = found.version, found.stamped
-        record = None if self._after is None else records.record(self._after)
-        if self._purging and found.stamped:
-            shim.refuse_inexact(found.shape, self._after or 0)
-        if self._after is not None and command_name() != "stamp":
-            if self._adopted or self._options.repair:
-                tables = shim.records_of_tables(found.shape, self._after)
-                self._repaired = adoption.make_exact(connection, found.shape, tables)
-            if self._adopted:
-                scrub.mark(connection, records.tables_ever())
-        shape = records.shape_of_file(connection) if self._repaired else found.shape
-        self._survivors.check(shape, record.definition if record else ())
-        self._to_scrub = is_due(connection)
-        if self._to_scrub:
-            scrub.refuse_damage(connection)
-
-    def clean_up(self) -> None:
-        """After the commit: leave nothing of replaced secrets, and say what was done."""
-        if self._to_scrub and not self._options.dry_run:
-            scrub.scrub(self._connection)
-        self.report(self._options.target.before, self._after)
-
-    def report(self, before: int | None, after: int | None) -> None:
-        """Say in one line what was done, to a person and to whoever called.
-
-        Args:
-            before: The version that was found; None where there was no schema.
-            after: The version now, likewise.
-        """
-        target, dry_run = self._options.target, self._options.dry_run
-        outcome = "no schema" if after is None else str(Upgrade(before, after))
-        if command_name() == "stamp":
-            outcome = f"stamped {revision_of(after or 0) if self._stamped else 'base'}"
-        elif before == after and self._adopted:
-            outcome = f"adopted at version {after}"
-        elif before is None and after is not None:
-            outcome += f" (base -> {revision_of(after)})"
-        if target.created or (target.path and not main_file(self._connection)):
-            directory = f", with the directory {target.created[0]}" if target.created[1:] else ""
-            outcome = f"new file{directory}: {outcome}"
-        context.config.attributes.update(before=before, after=after)
-        for line in self._repaired:
-            logger.info("Put right: %s", line)
-        remarks = [outcome, *self._converted]
-        if self._backup:
-            remarks.append(f"it was copied to {self._backup.path} before")
-        elif self._options.backup and not dry_run:
-            remarks.append("nothing was changed, so no backup was written")
-        prefix = "Dry run, nothing was changed: " if dry_run else ""
-        logger.info("%s%s: %s", prefix, target.name, "; ".join(remarks))
+    def _clean_up(self, found: Found, to_scrub: bool) -> None:
+        """After the commit nothing is an error any more."""
+        name = self._opened.name
+        try:
+            if to_scrub:
+                scrub.scrub(self._connection, name)
+            if "private_pem" in found.schema.columns.get("ssh_keys", ()):
+                copies = preservation.tables_that_contain(self._connection, PEM, tables_ever())
+                if copies:
+                    logger.warning(
+                        "%s: tables of your own still contain private keys in the old format: %s",
+                        *(name, ", ".join(copies)),
+                    )
+        except Exception as error:
+            logger.warning("%s: %s after the commit", name, type(error).__name__)

@@ -1,232 +1,209 @@
-"""The shim: what an old file is, told from both of its stamps and its actual shape.
+"""The shim: which version a file is, by both of its stamps and by its tables.
 
 Releases before Alembic told versions 0, 1 and 2 apart by ``PRAGMA user_version`` alone, and ran
-``CREATE TABLE IF NOT EXISTS`` in the newest shape they knew before they migrated. So the shape may
-be ahead of the number, never behind it. Where number and stamp disagree, the tables decide, if they
-can; whatever else a file says is refused here.
+``CREATE TABLE IF NOT EXISTS`` with the newest schema that they knew before they migrated. So the
+tables may be ahead of the number, never behind it. If number and stamp disagree, the tables decide
+if they can. Whatever else a file contains is refused here.
 """
 
 from typing import NamedTuple
 
-from credential_db.current import LAST_LEGACY_VERSION
-from credential_db.head import SCHEMA_VERSION
-from credential_db.records import record, shape_of_file, tables_ever
-from credential_db.sqlite.driver import DBAPIConnection
+from credential_db.head import MAY_RUN_AGAIN, SCHEMA_VERSION
+from credential_db.snapshots import schema_of_file, snapshot, tables_ever
+from credential_db.sqlite.driver import DBAPIConnection, folded
 from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
+from credential_db.sqlite.schema import Schema
 from credential_db.sqlite.scrub import refuse_damage
-from credential_db.sqlite.shape import Shape
 from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, stamps, user_version, version_of
+
+LAST_LEGACY_VERSION = 2  # the newest that releases before Alembic wrote
+_PURGE = "find out which version the tables are, then run credential-db stamp --purge --to VERSION"
 
 
 class Found(NamedTuple):
-    """What a recognised file is.
+    """What a recognised file is."""
 
-    Attributes:
-        version: The version to migrate from; None where there is no schema yet.
-        stamped: Whether Alembic's stamp says so already.
-        agreed: Whether the number says so, too.
-        missing: Tables of that version that the file lacks.
-        shape: Of its tables, as they are.
-    """
-
-    version: int | None
-    stamped: bool
-    agreed: bool
-    missing: tuple[str, ...]
-    shape: Shape
+    version: int | None  # to migrate from; None if there is no schema yet
+    stamped: bool  # the file is under Alembic
+    agreed: bool  # stamp and number both name that version already
+    missing: tuple[str, ...]  # tables of that version that the file lacks
+    schema: Schema  # of the file's tables as they are
 
     @property
-    def is_tidy(self) -> bool:
-        """Whether all of it is as the version says, but for definitions."""
-        return self.stamped and self.agreed and not self.missing
+    def snapshots(self) -> dict[str, Schema]:
+        """For each table the snapshot that it is compared with.
+
+        It is that of the version, or of a later one that has the columns of a table ahead of it.
+        """
+        version = self.version or 0
+        return {
+            table: next(
+                known
+                for known in map(snapshot, range(version, SCHEMA_VERSION + 1))
+                if known.columns.get(table) == columns
+            )
+            for table, columns in self.schema.columns.items()
+            if self.version is not None and table in snapshot(version).columns
+        }
 
 
-def recognize(connection: DBAPIConnection, *, purging: bool = False) -> Found:
-    """Tell which version a file is, without changing it.
+def identify(connection: DBAPIConnection) -> Found:
+    """Tell which version a file is, without changing it; raise if that cannot be told."""
+    number, found = user_version(connection), stamps(connection)
+    refuse_too_new(number, found)
+    schema = schema_of_file(connection)
+    _refuse_views(schema)
+    stamp = _version_of_stamp(found, number)
+    if stamp is not None and stamp != number:
+        return _by_tables(schema, stamp, number)
+    if not any(table in schema.columns for table in snapshot(number).columns):
+        if stamp is None and not number:
+            _refuse_emptied(connection, schema)
+            return Found(None, stamped=False, agreed=True, missing=(), schema=schema)
+        raise UnrecognizedSchema(
+            f"{_claim(number, stamp)}, but the file has none of the tables "
+            f"{', '.join(sorted(snapshot(number).columns))}: it belongs to another program, or is "
+            "damaged",
+            number,
+        )
+    versions = range(number, max(number, LAST_LEGACY_VERSION) + 1)
+    for table in snapshot(number).columns:
+        _check_columns(schema, table, versions, _claim(number, stamp))
+    missing = tuple(table for table in snapshot(number).columns if table not in schema.columns)
+    return Found(
+        number, stamp is not None, agreed=stamp is not None, missing=missing, schema=schema
+    )
 
-    Args:
-        connection: Rows come as tuples.
-        purging: Go by the tables alone, since the stamps are about to be replaced.
 
-    Raises:
-        SchemaTooNew: A newer release wrote the file.
-        UnrecognizedSchema: Number, stamp and shape do not fit together.
-        NotADatabase: The file is damaged.
-    """
-    number = user_version(connection)
-    found = stamps(connection)
-    newest = max([number, *(version_of(revision) or 0 for revision in found or ())])
+def refuse_too_new(number: int, found: object) -> None:
+    """Raise ``SchemaTooNew`` if the number, or a stamp, is of a later version than the head."""
+    named = found if isinstance(found, list) else []
+    newest = max([number, *(version_of(revision) or 0 for revision in named)])
     if newest > SCHEMA_VERSION:
         raise SchemaTooNew(
-            f"the file is at schema version {newest}, newer than this release's version "
+            f"the file is at schema version {newest}, and this release knows versions up to "
             f"{SCHEMA_VERSION}: upgrade credential-db",
             newest,
         )
     if number < 0:
         raise UnrecognizedSchema(
-            f"PRAGMA user_version is {number}, where a version from 0 to {SCHEMA_VERSION} was "
-            "expected: this is another program's file",
+            f"PRAGMA user_version is {number}, and a version from 0 to {SCHEMA_VERSION} was "
+            "expected: the file belongs to another program",
             number,
         )
-    shape = shape_of_file(connection)
-    columns = shape.columns
-    _refuse_views(shape)
-    if purging:
-        return _by_tables_alone(shape)
-    stamp = _stamp(found, number)
-    if stamp is not None and stamp != number:
-        return _where_stamps_disagree(shape, stamp, number)
-    if not any(table in columns for table in record(number).columns):
-        if stamp is None and not number:
-            _refuse_emptied(connection, shape)
-            return Found(None, stamped=False, agreed=True, missing=(), shape=shape)
+
+
+def refuse_other_tables(schema: Schema, version: int | None, name: str) -> bool:
+    """Raise if the tables are not those of a version that is to be stamped.
+
+    Returns whether another version has the same tables, so that they do not tell the rows' version.
+    """
+    if version is None:
+        return False  # any table may be ahead of no stamp
+    wanted = snapshot(version).columns
+    same = [v for v in range(SCHEMA_VERSION + 1) if snapshot(v).columns == schema.columns]
+    if schema.columns == wanted:
+        return len(same) > 1
+    if same:
         raise UnrecognizedSchema(
-            f"{_claim(number, stamp)}, but the file has none of the tables "
-            f"{', '.join(sorted(record(number).columns))}: this is another program's file, or a "
-            "damaged one",
-            number,
+            f"the tables are those of version {same[-1]}, not of version {version}, and a stamp "
+            f"does not change them: run credential-db upgrade or downgrade on {name}",
+            same[-1],
         )
-    versions = range(number, max(number, LAST_LEGACY_VERSION) + 1)
-    for table in record(number).columns:
-        if table in columns:
-            _check_columns(table, columns[table], versions, _claim(number, stamp), stamp)
-    missing = tuple(table for table in record(number).columns if table not in columns)
-    return Found(number, stamp is not None, agreed=True, missing=missing, shape=shape)
-
-
-def records_of_tables(shape: Shape, version: int) -> dict[str, Shape]:
-    """For each table of the file the record that it is held against.
-
-    It is that of the version, or of the next one that has the columns of a table ahead of it.
-    """
-    return {
-        table: next(
-            known
-            for known in map(record, range(version, SCHEMA_VERSION + 1))
-            if known.columns.get(table) == found
-        )
-        for table, found in shape.columns.items()
-        if table in record(version).columns
-    }
-
-
-def refuse_inexact(shape: Shape, version: int) -> None:
-    """Raise where the tables are not just those of a version that is written into the stamps.
-
-    Raises:
-        UnrecognizedSchema: They are those of another version.
-    """
-    for table, found in shape.columns.items():
-        if table in record(version).columns:
-            claim = f"the stamps would say {revision_of(version)}"
-            _check_columns(table, found, range(version, version + 1), claim, version)
-
-
-def _refuse_views(shape: Shape) -> None:
-    names = {name.lower() for name in (*tables_ever(), STAMP_TABLE)}
-    for entry in shape.objects:
-        if entry.type == "view" and entry.name.lower() in names:
-            raise UnrecognizedSchema(
-                f"{entry.name} is a view, where a table was expected: rename it"
-            )
-
-
-def _check_columns(
-    table: str, found: frozenset[str], versions: range, claim: str, stamp: int | None
-) -> None:
-    shapes = [record(version).columns.get(table) for version in range(SCHEMA_VERSION + 1)]
-    possible = [shape for shape in (shapes[version] for version in versions) if shape is not None]
-    if found in possible:
-        return
-    expected = min(possible, key=lambda shape: len(shape ^ found))  # the one that is nearest
-    known = [version for version, shape in enumerate(shapes) if shape == found]
-    verdict = f"which is the shape of version {known[-1]}" if known else "which no version had"
-    remedy = "restore a backup"
-    if not known:
-        remedy += ", or move what is not this project's into a table of its own"
-    elif known[-1] < versions.start:
-        remedy += ", or in a copy of the file " + (
-            f"set 'PRAGMA user_version = {known[-1]}' for the upgrade to go on from there"
-            if stamp is None
-            else f"run 'credential-db -x db=PATH stamp --purge {revision_of(known[-1])}'"
-        )
+    for table in wanted:
+        _check_columns(schema, table, range(version, version + 1), f"version {version} was named")
     raise UnrecognizedSchema(
-        f"{claim}, where table {table} was expected with the columns "
-        f"{', '.join(sorted(expected))}; found {_difference(found, expected)}, {verdict}: {remedy}",
-        known[-1] if known else None,
+        f"the tables of version {version} are {', '.join(sorted(wanted))}; found "
+        f"{', '.join(sorted(schema.columns)) or 'none'}: name another version"
     )
 
 
-def _difference(found: frozenset[str], expected: frozenset[str]) -> str:
-    parts = []
-    if found - expected:
-        parts.append(f"{', '.join(sorted(found - expected))} besides")
-    if expected - found:
-        parts.append(f"no {', '.join(sorted(expected - found))}")
-    return " and ".join(parts)
+def _refuse_views(schema: Schema) -> None:
+    names = {folded(name) for name in (*tables_ever(), STAMP_TABLE)}
+    for entry in schema.objects:
+        if entry.type == "view" and folded(entry.name) in names:
+            raise UnrecognizedSchema(
+                f"{entry.name} is a view, and a table was expected: rename the view"
+            )
+
+
+def _check_columns(schema: Schema, table: str, versions: range, claim: str) -> None:
+    found = schema.columns.get(table)
+    known = [snapshot(version).columns.get(table) for version in range(SCHEMA_VERSION + 1)]
+    possible = [known[version] or frozenset() for version in versions if version < len(known)]
+    if found is None or found in possible:
+        return
+    expected = min(possible, key=lambda columns: len(columns ^ found))  # the nearest
+    same = [version for version, columns in enumerate(known) if columns == found]
+    verdict = f"version {same[-1]} has these" if same else "no version has these"
+    remedy = "restore a backup"
+    if not same:
+        remedy += ", or move what is not this application's into a table of its own"
+    elif same[-1] < versions.start:
+        remedy += (
+            f", or run credential-db stamp --purge --to v{same[-1]} on a copy, then upgrade it"
+        )
+    extra, absent = (", ".join(sorted(names)) for names in (found - expected, expected - found))
+    difference = [extra and f"{extra} in addition", absent and f"no {absent}"]
+    raise UnrecognizedSchema(
+        f"{claim}, so table {table} was expected to have the columns "
+        f"{', '.join(sorted(expected))}; found {' and '.join(filter(None, difference))}; "
+        f"{verdict}: {remedy}",
+        same[-1] if same else None,
+    )
 
 
 def _claim(number: int, stamp: int | None) -> str:
     if stamp is None:
-        return f"PRAGMA user_version says version {number}"
-    return f"the Alembic stamp says {revision_of(stamp)}"
+        return f"PRAGMA user_version is {number}"
+    return f"the Alembic stamp is {revision_of(stamp)}"
 
 
-def _where_stamps_disagree(shape: Shape, stamp: int, number: int) -> Found:
-    """Where stamp and number disagree, the tables decide for the higher, if they are just its.
+def _by_tables(schema: Schema, stamp: int, number: int) -> Found:
+    """The version of a file whose stamp and number disagree, as old software leaves it.
 
-    Old software makes such files in normal use: it writes only the number when it migrates, and
-    copies only the tables when it encrypts a file.
+    It writes only the number when it migrates, and copies only the tables when it encrypts a file.
     """
     lower, higher = sorted((stamp, number))
-    versions = range(lower, higher + 1)
-    alike = [version for version in versions if record(version).columns == shape.columns]
-    if len(alike) > 1:
-        alike = [version for version in alike if record(version).definition == shape.definition]
-    if alike == [higher]:
-        return Found(higher, stamped=True, agreed=False, missing=(), shape=shape)
-    raise UnrecognizedSchema(
-        f"the Alembic stamp says {revision_of(stamp)}, but PRAGMA user_version says {number}, and "
-        f"the tables are not just those of version {higher}: find out which of them is right, "
-        "then run 'credential-db -x db=PATH stamp --purge' with that revision",
-        higher,
-    )
+    versions = range(lower, min(max(higher, LAST_LEGACY_VERSION), SCHEMA_VERSION) + 1)
+    candidates = [v for v in versions if snapshot(v).columns == schema.columns]
+    exact = [v for v in candidates if snapshot(v).definitions == schema.definitions]
+    candidates = exact or candidates
+    claim = f"the Alembic stamp is {revision_of(stamp)}, but PRAGMA user_version is {number}"
+    if not candidates or candidates[-1] < higher:
+        raise UnrecognizedSchema(
+            f"{claim}, and the tables are not exactly those of version {higher}: {_PURGE}",
+            higher,
+        )
+    if not MAY_RUN_AGAIN.issuperset(candidates[1:]):
+        raise UnrecognizedSchema(
+            f"{claim}, and the tables are those of the versions "
+            f"{', '.join(map(str, candidates))}, which differ only in their rows: {_PURGE}"
+        )
+    return Found(candidates[0], stamped=True, agreed=False, missing=(), schema=schema)
 
 
-def _by_tables_alone(shape: Shape) -> Found:
-    """The newest version that the tables may be of."""
-    for table, found in shape.columns.items():
-        _check_columns(table, found, range(SCHEMA_VERSION + 1), "going by the tables alone", None)
-    version = SCHEMA_VERSION if shape.columns else None
-    return Found(version, stamped=True, agreed=True, missing=(), shape=shape)
-
-
-def _stamp(found: list[str] | None, number: int) -> int | None:
-    if found is None:
+def _version_of_stamp(found: object, number: int) -> int | None:
+    if not isinstance(found, list):
         return None
-    remedy = (
-        "find out which version the tables are, then run 'credential-db -x db=PATH stamp --purge' "
-        "with its revision"
-    )
     if len(found) != 1:
         raise UnrecognizedSchema(
-            f"table {STAMP_TABLE} has {len(found) or 'no'} rows, where exactly one was expected: "
-            f"{remedy}",
+            f"table {STAMP_TABLE} has {len(found) or 'no'} rows, and one was expected: {_PURGE}",
             number,
         )
     version = version_of(found[0])
     if version is None:
         raise UnrecognizedSchema(
-            f"table {STAMP_TABLE} names the revision {found[0]!r}, where one such as "
+            f"table {STAMP_TABLE} names the revision {found[0]!r}, and one like "
             f"'{revision_of(LAST_LEGACY_VERSION)}' was expected: another project's migrations were "
-            f"run on this file, or its stamp is damaged; {remedy}",
+            f"run on this file, or its stamp is damaged; {_PURGE}",
             number,
         )
     return version
 
 
-def _refuse_emptied(connection: DBAPIConnection, shape: Shape) -> None:
+def _refuse_emptied(connection: DBAPIConnection, schema: Schema) -> None:
     """A file whose schema page was overwritten looks empty, and still has all of its pages."""
     (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
-    if pages > 1 and not shape.objects:
+    if pages > 1 and not schema.objects:
         refuse_damage(connection)

@@ -1,159 +1,128 @@
 """A consistent copy of the file, taken while this process holds the write lock."""
 
 import contextlib
+import itertools
 import os
-from typing import TYPE_CHECKING, Any
+import time
 
-from credential_db.sqlite.driver import DBAPIConnection, driver, error_name, main_file
-from credential_db.sqlite.errors import CredentialDBError, NotADatabase
-from credential_db.sqlite.failures import clean
-from credential_db.sqlite.files import PRIVATE_FILE, SIDECARS, expanded
-from credential_db.sqlite.opening import connect
+from credential_db.sqlite.causes import clean
+from credential_db.sqlite.cipher import Passphrase
+from credential_db.sqlite.connections import connect
+from credential_db.sqlite.driver import DBAPIConnection, main_file, module_of
+from credential_db.sqlite.errors import CredentialDBError
+from credential_db.sqlite.files import SIDECARS, create_exclusively, file_of_name
+from credential_db.sqlite.obstacles import cannot_write
 
-if TYPE_CHECKING:
-    from credential_db.sqlite.target import Target
+
+def default_backup(path: str, version: int | None) -> str:
+    """A new name next to the real file: ``FILE.v1.20261126T104500Z.bak``, in UTC."""
+    start = os.path.realpath(path) + ("" if version is None else f".v{version}")
+    start += time.strftime(".%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (f"{start}-{number}.bak" for number in itertools.count(2))
+    return next(name for name in itertools.chain([f"{start}.bak"], names) if not _taken(name))
 
 
 def checked_backup_path(path: str | os.PathLike[str]) -> str:
-    """The path of a backup, as it was named.
-
-    Raises:
-        CredentialDBError: It is empty or a URL. The message does not repeat it.
-    """
-    named = os.fsdecode(path)
-    if not named:
-        raise CredentialDBError("the path of the backup is empty: name a new file")
-    if "://" in named or named.startswith("file:") or "\0" in named:
+    """The path of a backup, as it was typed; the message about a URL does not repeat it."""
+    typed = os.fsdecode(path)
+    if not typed or "://" in typed or typed.startswith("file:"):
         raise CredentialDBError("a backup is named by its path, not by a URL")
-    return expanded(named)
+    return file_of_name(typed)
 
 
 class Backup:
-    """A copy of the file as it was before a change; none, where nothing comes of the change.
+    """A copy of the file as it was before a change, for its owner alone, encrypted likewise."""
 
-    Args:
-        path: A new file, readable by its owner alone.
-        connection: It holds the write lock and has changed nothing yet.
-
-    Raises:
-        CredentialDBError: Nothing can copy the database.
-    """
-
-    def __init__(self, path: str, connection: DBAPIConnection) -> None:
-        """Nothing is written yet."""
+    def __init__(
+        self, path: str, *, connection: DBAPIConnection, passphrase: Passphrase | None = None
+    ) -> None:
         self.path = path
-        self._connection = connection
-        self._database = main_file(connection)
-        if not self._database:
+        self._module = module_of(connection)
+        self._passphrase = passphrase
+        self._database = os.path.realpath(main_file(connection))
+        if not os.path.isfile(self._database):
             raise CredentialDBError("a database in memory has no backup: copy it yourself")
         if connection.execute("PRAGMA main.locking_mode").fetchone() == ("exclusive",):
             raise CredentialDBError(
                 "this connection is set to PRAGMA locking_mode = EXCLUSIVE, so that nothing can "
-                "copy the file: hand in another one, or leave out the backup"
+                "copy the file: pass another one, or leave out the backup"
             )
-        database = os.stat(self._database)
-        # No other database's copy has this name, and of this one there is one writer.
-        self._partial = f"{path}.{database.st_dev:x}-{database.st_ino:x}.partial"
-        self._made: list[os.stat_result] = []
+        self._directory = os.path.dirname(os.path.abspath(path))
+        file = os.stat(self._database)
+        # The same name each time: the next run removes what a killed one has left.
+        self._partial = f"{self._directory}/credential-db-{file.st_dev:x}-{file.st_ino:x}.partial"
+        self._created: os.stat_result | None = None
 
-    def take(self, target: "Target") -> None:
-        """Copy the database. Under its own name the copy is whole: half of one would look like it.
+    def check(self) -> None:
+        """Raise if no backup can be written at this path; nothing is written."""
+        self._refuse_taken()
+        if not os.path.isdir(self._directory):
+            raise CredentialDBError(f"the backup {self.path} has no directory: create it first")
+        if os.path.realpath(self.path) in [self._database + ending for ending in SIDECARS]:
+            raise CredentialDBError(f"{self.path} is a file of SQLite's own: name another backup")
+        if obstacle := cannot_write(self.path):
+            raise type(obstacle)(f"the backup {self.path} cannot be written: {obstacle}")
+        if not self._passphrase:
+            self._open(self._database).close()
 
-        The connection that writes cannot be copied from (SQLite's backup interface and VACUUM INTO
-        both refuse), so a second one reads; nobody can write between that and the upgrade.
+    def take(self) -> None:
+        """Copy the database, while its connection holds the write lock and has changed nothing."""
+        self.check()
+        # SQLite cannot copy from a connection that writes, so a second one reads.
+        with contextlib.closing(self._open(self._database)) as source:
+            self._refuse_other_file(source)
+            try:
+                self._copy(source)
+            except BaseException as error:
+                self.remove()
+                if isinstance(error, OSError):
+                    error.filename = self.path  # not the name that nobody typed
+                raise clean(error, f"the backup {self.path}") from None
 
-        Args:
-            target: The same database; the copy is encrypted as it is.
+    def remove(self) -> None:
+        """Remove the backup: nothing was changed, and the next run would find its name taken."""
+        for path in (self._partial, self.path):
+            with contextlib.suppress(FileNotFoundError):
+                if self._created and os.path.samestat(os.lstat(path), self._created):
+                    os.unlink(path)
 
-        Raises:
-            CredentialDBError: The path is taken or belongs to the database, the copy failed, or
-                the database is encrypted without its passphrase being given.
-        """
-        self._refuse_place()
+    def _refuse_taken(self) -> None:
+        if taken := _taken(self.path):
+            raise CredentialDBError(f"the backup {taken} exists already: name a new file")
+
+    def _copy(self, source: DBAPIConnection) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._partial)  # which a killed run has left
-        self._create(self._partial)
-        _copy(self._database, self._partial, self.path, driver(self._connection), target)
-        try:
-            self._give_name()
-        except FileExistsError:
-            self._refuse_place()  # somebody was faster
-            raise
-        _synchronize_directory(os.path.dirname(os.path.abspath(self.path)))
-
-    def _give_name(self) -> None:
+            os.unlink(self._partial)
+        self._created = create_exclusively(self._partial)
+        with contextlib.closing(self._open(self._partial)) as copy:
+            copy.execute("PRAGMA journal_mode = OFF")  # half a copy is removed
+            source.backup(copy)
         try:
             os.link(self._partial, self.path)  # unlike a rename, it never replaces a file
-        except FileExistsError:
-            raise
-        except OSError:  # no hard links here, as on some network mounts
-            self._create(self.path)
+        except OSError:  # no hard links, as on FAT
+            self._refuse_taken()
             os.rename(self._partial, self.path)
         else:
             os.unlink(self._partial)
-
-    def take_back(self) -> None:
-        """Remove the copy: nothing was changed, and the next run would find the path taken."""
-        for path in (self._partial, self.path):
-            with contextlib.suppress(FileNotFoundError):
-                found = os.lstat(path)
-                if any(os.path.samestat(found, made) for made in self._made):
-                    os.unlink(path)
-
-    def _create(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-        try:
-            self._made.append(os.fstat(descriptor))
-            os.fchmod(descriptor, PRIVATE_FILE)  # the umask may have taken even the owner's bits
-        finally:
-            os.close(descriptor)
-
-    def _refuse_place(self) -> None:
-        """A backup never replaces a file, nor stands where SQLite keeps one of its own."""
-        for ending in ("", *SIDECARS):  # which SQLite would take for a part of the backup
-            if os.path.lexists(self.path + ending):
-                raise CredentialDBError(
-                    f"the backup {self.path}{ending} exists already: name a new file"
-                )
-        if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
-            raise CredentialDBError(
-                f"there is no directory for the backup {self.path}: make it first"
-            )
-        own = [os.path.realpath(self._database) + ending for ending in SIDECARS]
-        if os.path.realpath(self.path) in own:
-            raise CredentialDBError(
-                f"SQLite keeps a file of its own at {self.path}: name another one"
-            )
-
-
-def _copy(file: str, copy: str, path: str, module: Any, target: "Target") -> None:
-    cipher, source = target.cipher, None
-    try:
-        source = connect(file, module=module, cipher=cipher, timeout=target.timeout)
-    except module.DatabaseError as error:
-        if cipher is not None or error_name(error) != "SQLITE_NOTADB":
-            raise
-    if source is None:
-        raise NotADatabase(
-            "an open connection does not tell its passphrase, and the backup of an encrypted "
-            "database needs it: hand it in as passphrase= as well"
-        )
-    with contextlib.closing(source):
-        try:
-            with contextlib.closing(connect(copy, module=module, cipher=cipher)) as made:
-                made.execute("PRAGMA journal_mode = OFF")  # half of it is removed, not rolled back
-                source.backup(made)
-        except module.Error as error:
-            failure = clean(error, f"the backup {path}")
-        else:
-            return
-    raise failure
-
-
-def _synchronize_directory(directory: str) -> None:
-    """The upgrade follows, and the backup's name has to outlive a power cut as well."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # not every file system can; SQLite ignores it as well
+            os.fsync(descriptor)
         os.close(descriptor)
+
+    def _open(self, path: str) -> DBAPIConnection:
+        return connect(path, module=self._module, passphrase=self._passphrase)
+
+    def _refuse_other_file(self, source: DBAPIConnection) -> None:
+        """A connection can name a file that is not its own: replaced, or that of deserialize()."""
+        source.execute("PRAGMA busy_timeout = 0")
+        with contextlib.suppress(self._module.OperationalError):  # locked by our own connection
+            source.execute("BEGIN IMMEDIATE")
+            raise CredentialDBError(
+                f"{self._database} is not the database of this connection: if it was replaced, "
+                "open it again"
+            )
+
+
+def _taken(path: str) -> str:
+    """What has this name, or one that SQLite would take for a part of the backup."""
+    return next((path + end for end in ("", *SIDECARS) if os.path.lexists(path + end)), "")

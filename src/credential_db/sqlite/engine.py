@@ -1,51 +1,76 @@
-"""A SQLAlchemy connection that only looks through a DB-API connection and its transaction."""
+"""An SQLAlchemy connection over a DB-API connection, whose owner keeps it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from contextvars import ContextVar
+from types import ModuleType
 from typing import Any
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine.interfaces import IsolationLevel
+from sqlalchemy.pool import NullPool
 
-from credential_db.sqlite.alembic_internals import unobserved_engine
-from credential_db.sqlite.driver import DBAPIConnection, driver, main_file
+from credential_db.sqlite.driver import DBAPIConnection, module_of
+from credential_db.sqlite.stamps import STAMP_TABLE
+from credential_db.sqlite.transaction import roll_back
 
 
 class BorrowedSQLite(SQLiteDialect_pysqlite):
-    """SQLAlchemy's SQLite dialect, leaving functions and transactions to the connection's owner."""
+    """SQLAlchemy's SQLite dialect, for a connection that has another owner."""
 
     supports_statement_cache = True
 
-    def on_connect(self) -> None:  # type: ignore[override]  # None is allowed: nothing to do
-        """Do not install SQLAlchemy's ``regexp()`` and ``floor()`` over the owner's."""
+    def on_connect(self) -> None:  # type: ignore[override]  # documented: None for nothing to do
+        """Do not replace the owner's ``regexp()`` and ``floor()`` with SQLAlchemy's."""
+
+    def get_default_isolation_level(self, dbapi_conn: Any) -> IsolationLevel:
+        """Do not ask: an application's listener may have set a row factory."""
+        return "SERIALIZABLE"
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        """Read Alembic's stamp without the converters (``detect_types``) of the owner."""
+        stamp = f"SELECT {STAMP_TABLE}."
+        statement = statement.replace(stamp, stamp.replace(" ", " +"))
+        super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        """Leave the transaction open: it is ``write_transaction`` that ends it."""
+        """Leave the transaction to its owner, like the following."""
 
-    def do_rollback(self, dbapi_connection: Any) -> None:
-        """Leave the transaction open, likewise."""
-
-    def do_close(self, dbapi_connection: Any) -> None:
-        """Leave it open, even where its first statements failed."""
+    do_rollback = do_close = do_commit
 
 
 registry.register("sqlite.borrowed", __name__, BorrowedSQLite.__name__)
 
 
-@contextlib.contextmanager
-def sqlalchemy_connection(connection: DBAPIConnection) -> Iterator[Connection]:
-    """Wrap a DB-API connection inside of a transaction, which closing the wrapper leaves alone.
+_borrowed: ContextVar[DBAPIConnection] = ContextVar("borrowed")
 
-    What the host program listens to, on all of SQLAlchemy's engines, is not told of this one.
-    """
-    engine = unobserved_engine(
-        URL.create("sqlite+borrowed", database=main_file(connection)),
-        module=driver(connection),
-        creator=lambda: connection,
-        pool_reset_on_return=None,
+
+@functools.cache
+def _engine(module: ModuleType) -> Engine:
+    """An engine takes a millisecond to make, a tenth of an upgrade."""
+    return create_engine(
+        "sqlite+borrowed://",
+        module=module,
+        creator=_borrowed.get,
+        poolclass=NullPool,
         hide_parameters=True,
     )
-    engine.url = engine.url.set(drivername="sqlite")  # as ``alembic current -v`` shows it
-    with engine.connect() as wrapper, wrapper.begin():
-        yield wrapper
+
+
+@contextlib.contextmanager
+def sqlalchemy_connection(connection: DBAPIConnection) -> Iterator[Connection]:
+    """SQLAlchemy's view of a connection that is in autocommit mode.
+
+    Listeners that an application has registered on all engines run now, before the transaction of
+    the upgrade: they may set pragmas, or begin a transaction of their own, which is rolled back.
+    """
+    token = _borrowed.set(connection)
+    try:
+        with _engine(module_of(connection)).connect() as wrapper, wrapper.begin():
+            roll_back(connection)
+            yield wrapper
+    finally:
+        _borrowed.reset(token)

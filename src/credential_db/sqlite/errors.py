@@ -1,22 +1,22 @@
-"""Every way in which an upgrade can fail, one class for each.
+"""Every way in which this software fails on purpose.
 
-No message, argument or attribute holds a cell of the database or a passphrase: names of tables,
-columns and objects, and row ids only. What software of earlier days caught as an error of
-``sqlite3`` (PEP 249) it still catches.
+No message, argument or attribute contains a cell of the database or a passphrase: only names of
+tables, columns, objects and files, and row ids. What existing applications catch as an error of
+``sqlite3`` (PEP 249), they still catch.
 """
 
 import sqlite3
 
 
-class CredentialDBError(sqlite3.Error):
-    """Base of all errors raised on purpose. The file is as it was."""
+class CredentialDBError(sqlite3.DatabaseError):
+    """Base class of all errors raised on purpose. Unless it says otherwise, nothing changed."""
 
 
-class _OfVersion(CredentialDBError):
-    """An error about what a file says of itself.
+class _WithVersion(CredentialDBError):
+    """An error about the version of a file.
 
     Attributes:
-        version: The version that was found; None where none can be believed.
+        version: The version that was found; None if none can be trusted.
     """
 
     def __init__(self, message: str, version: int | None = None) -> None:
@@ -28,20 +28,20 @@ class _OfVersion(CredentialDBError):
         return str(self.args[0])
 
 
-class SchemaTooNew(_OfVersion):
+class SchemaTooNew(_WithVersion):
     """The file was written by a newer release than this one."""
 
 
-class UnrecognizedSchema(_OfVersion):
-    """The file's tables, version number and Alembic stamp do not fit together."""
+class UnrecognizedSchema(_WithVersion):
+    """The file's tables, ``PRAGMA user_version`` and Alembic stamp do not fit together."""
 
 
 class DatabaseBusy(CredentialDBError, sqlite3.OperationalError):
-    """Another program kept the database locked for longer than the timeout."""
+    """Another program held a lock for longer than the timeout."""
 
 
-class NotADatabase(CredentialDBError, sqlite3.DatabaseError):
-    """Not a SQLite file, a damaged one, or an encrypted one without its passphrase."""
+class NotADatabase(CredentialDBError):
+    """No SQLite file, a damaged one, or an encrypted one without its passphrase."""
 
 
 class ReadOnlyDatabase(CredentialDBError, sqlite3.OperationalError):

@@ -1,148 +1,138 @@
-"""Leave nothing of replaced secrets in the file, even where a kill comes between.
+"""Leave nothing of replaced secrets in the file, even if a kill or a reader comes between.
 
-A mark is committed together with the upgrade, and goes once the clean-up is done: a number in the
-file's header, which older programs do not look at, and which costs next to nothing to read.
+A view is created in the transaction of the upgrade, and dropped when the file is scrubbed. It costs
+no page, is copied with the tables, and nobody has to be able to write to read it.
 """
 
-import logging
-from collections.abc import Iterable
+import os
 
-from credential_db.sqlite.driver import DBAPIConnection, error_name, is_driver_error, quoted
+from credential_db.sqlite.driver import (
+    DBAPIConnection,
+    error_name,
+    first_row,
+    is_driver_error,
+    is_locked,
+    main_file,
+)
 from credential_db.sqlite.errors import NotADatabase
-from credential_db.sqlite.failures import known_text
-from credential_db.sqlite.lending import plain_rows, waiting
-from credential_db.sqlite.mark import MARK, NO_MARK, application_id, is_marked
-from credential_db.sqlite.shape import column_names, objects
+from credential_db.sqlite.transaction import set_busy_timeout
+from credential_db.sqlite.working import unfinished, working
 
-logger = logging.getLogger(__name__)
-
+MARK = "credential_db_scrub"
+MARK_OF_1_1 = int.from_bytes(b"scrb", "big")  # PRAGMA application_id, as release 1.1 used it
 _FOR_READERS = 1.0  # seconds to wait: the upgrade itself is done
 
 
-def mark(connection: DBAPIConnection, tables: Iterable[str]) -> None:
-    """Say so in the transaction that replaces them, and forget what ANALYZE has kept of them.
+def mark(connection: DBAPIConnection) -> None:
+    """Remember, in the transaction that replaces secrets, that the file has to be scrubbed."""
+    connection.execute(
+        f"CREATE VIEW IF NOT EXISTS main.{MARK} AS SELECT 'old secrets may remain in free space"
+        " until credential-db has removed them' AS note"
+    )
 
-    https://www.sqlite.org/fileformat2.html#stat4tab
-    """
-    if application_id(connection) == NO_MARK:
-        connection.execute(f"PRAGMA main.application_id = {MARK}")
-    for samples in ("sqlite_stat3", "sqlite_stat4"):
-        for table in tables if column_names(connection, samples) else ():
-            connection.execute(f"DELETE FROM main.{samples} WHERE tbl = ? COLLATE NOCASE", (table,))
+
+def is_marked(connection: DBAPIConnection) -> bool:
+    """Whether replaced secrets may still be in free space of the file."""
+    query = f"SELECT count(*) FROM main.sqlite_master WHERE name = '{MARK}'"
+    return bool(first_row(connection, query)[0]) or is_marked_by_1_1(connection)
+
+
+def is_marked_by_1_1(connection: DBAPIConnection) -> bool:
+    """Whether release 1.1 has left the file to be scrubbed."""
+    return application_id(connection) == MARK_OF_1_1
+
+
+def application_id(connection: DBAPIConnection) -> int:
+    """The number in the file's header: https://www.sqlite.org/pragma.html#pragma_application_id."""
+    return int(first_row(connection, "PRAGMA main.application_id")[0])
 
 
 def refuse_damage(connection: DBAPIConnection) -> None:
-    """Raise where a file is damaged that is to be rebuilt: what can still be read would be lost.
+    """Raise if a file that is to be rebuilt is damaged: what can still be read would be lost.
 
-    Rows that break a constraint are no damage.
-
-    Raises:
-        NotADatabase: SQLite finds it malformed: https://www.sqlite.org/pragma.html#pragma_quick_check.
+    Rows that break a constraint are no damage (https://www.sqlite.org/pragma.html#pragma_quick_check).
     """
-    no_damage = ("ok", "CHECK constraint failed in ", "non-")
-    damaged = False
+    harmless = ("ok", "CHECK constraint failed in ", "non-")
     try:
         found = connection.execute("PRAGMA main.quick_check").fetchall()
-        damaged = any(
-            not str(row).startswith(no_damage) and " value in " not in row for (row,) in found
-        )
+        damaged = any(not row.startswith(harmless) and " value in " not in row for (row,) in found)
     except Exception as error:
-        if not is_driver_error(error):
+        # SQLITE_ERROR: the check needs what only the application has, such as a collation.
+        if not is_driver_error(error) or error_name(error) not in ("SQLITE_ERROR", ""):
             raise
-        # Else the check needs what only the host has, such as a collation: VACUUM does, too.
-        damaged = error_name(error).startswith("SQLITE_CORRUPT")
-        if not damaged and not _wants_the_host(error):
-            raise
+        damaged = False
     if damaged:
         raise NotADatabase(
-            "the file is damaged, and a rebuild would lose what can still be read of it: restore "
-            "it from a backup, or save what is left with the sqlite3 shell's .recover command; "
-            "the file was not touched"
+            "the file is damaged, and rebuilding it would lose what can still be read: restore it "
+            "from a backup, or save what is left with the sqlite3 shell's .recover command"
         )
 
 
-def scrub(connection: DBAPIConnection) -> None:
-    """Rebuild the file without its free space, and empty the write-ahead log.
+def scrub(connection: DBAPIConnection, name: str) -> None:
+    """Rebuild the file without its free space, and empty the write-ahead log, after a commit.
 
-    The upgrade ran with secure_delete, but the software that wrote the file before may have left
-    copies of secrets in free pages, or between the rows of any page. Logs a warning where another
-    connection or the user's own tables prevent it: the upgrade is committed by now, and an error
-    would say that it is not.
-
-    Args:
-        connection: In autocommit mode, after the commit.
+    The software that wrote the file before may have left copies of secrets in free pages, or
+    between the rows of any page. A failure is a warning: the upgrade is committed.
     """
+    reason = ""
     try:
-        with plain_rows(connection), waiting(connection, _FOR_READERS):
-            _rebuild(connection)
-            _empty_log(connection)
-    except Exception as error:
-        logger.warning(
-            "the file is upgraded, and old secrets remain in it (%s): the next upgrade tries again "
-            "to remove them, when no other program has the file open",
-            known_text(error),
-        )
-
-
-def _rebuild(connection: DBAPIConnection) -> None:
-    renumbered = [
-        entry.name
-        for entry in objects(connection)
-        if entry.type == "table" and _would_be_renumbered(connection, entry.name)
-    ]
-    if renumbered:
-        logger.warning(
-            "old secrets may remain in free pages: VACUUM would renumber the rows of table %s, so "
-            "it was left out",
-            ", ".join(renumbered),
-        )
-        return
-    try:
+        set_busy_timeout(connection, _FOR_READERS)
         connection.execute("VACUUM main")
+        if _empty_log(connection):
+            _unmark(connection)
+            return
     except Exception as error:
-        if not _wants_the_host(error):
+        from credential_db.sqlite.causes import known_text
+
+        if not is_driver_error(error):
             raise
-        # It needs what only the host has, such as a collation: so would the next try.
-        logger.warning(
-            "old secrets may remain in free pages (%s): run VACUUM when no other program has the "
-            "file open",
-            known_text(error),
-        )
+        reason = "" if is_locked(error) else known_text(error)
+    import logging
+
+    explanation = "another program is reading the file; the first start after it closes the file"
+    logging.getLogger("credential_db").warning(
+        "%s: old secrets may remain in free space of the file (%s tries again to remove them)",
+        name,
+        f"{reason}; every start" if reason else explanation,
+    )
 
 
-def _wants_the_host(error: Exception) -> bool:
-    return error_name(error).startswith("SQLITE_ERROR")
+def finish(connection: DBAPIConnection) -> None:
+    """Scrub a file that an earlier upgrade left marked, if nobody else uses it right now.
 
-
-def _empty_log(connection: DBAPIConnection) -> None:
-    busy, *_ = connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
-        logger.warning(
-            "old secrets remain in the file until another program, which is reading it now, "
-            "closes it: the next upgrade after that completes the clean-up"
-        )
-    elif is_marked(connection):
-        connection.execute(f"PRAGMA main.application_id = {NO_MARK}")
-        connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
-
-
-def _would_be_renumbered(connection: DBAPIConnection, table: str) -> bool:
-    """Whether VACUUM gives the rows new rowids, which a full-text index, say, would not notice.
-
-    https://www.sqlite.org/lang_vacuum.html: those of tables without an INTEGER PRIMARY KEY. In
-    practice, those without any index: for one, the rows are copied with their rowids.
+    If anyone does, this costs one failed lock: no write, no import, no warning.
     """
-    name = quoted(table)
-    if connection.execute(f"PRAGMA main.index_list({name})").fetchall() or any(
-        column[5] and str(column[2]).upper() == "INTEGER"
-        for column in connection.execute(f"PRAGMA main.table_info({name})").fetchall()
-    ):
-        return False
-    if not connection.execute(
-        "SELECT 1 FROM main.sqlite_master WHERE name = ? AND rootpage > 0", (table,)
-    ).fetchone():
-        return False  # a virtual table
-    smallest, largest, count = connection.execute(
-        f"SELECT min(rowid), max(rowid), count(*) FROM main.{name}"
-    ).fetchone()
-    return bool(count and (smallest, largest) != (1, count))
+    file = main_file(connection)
+    places = (file, os.path.dirname(file)) if file else ()
+    if unfinished(connection) or not all(os.access(place, os.W_OK) for place in places):
+        return
+    if not first_row(connection, "PRAGMA query_only")[0]:
+        with working(connection, ()):
+            if _is_alone(connection):
+                scrub(connection, file or "the database")
+
+
+def _is_alone(connection: DBAPIConnection) -> bool:
+    set_busy_timeout(connection, 0)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
+        return _empty_log(connection)
+    except Exception as error:
+        if not is_locked(error):
+            raise
+    return False
+
+
+def _empty_log(connection: DBAPIConnection) -> bool:
+    busy, *_ = connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
+
+
+def _unmark(connection: DBAPIConnection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"DROP VIEW IF EXISTS main.{MARK}")
+    if is_marked_by_1_1(connection):
+        connection.execute("PRAGMA main.application_id = 0")
+    connection.commit()
+    _empty_log(connection)

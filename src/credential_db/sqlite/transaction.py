@@ -1,85 +1,138 @@
-"""The one transaction of an upgrade, and one that only reads. No library is imported for it."""
+"""The one transaction of a change, and how long it waits for others. Imports no library."""
 
-import contextlib
-import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import functools
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
-from credential_db.sqlite.driver import DBAPIConnection, databases, is_driver_error, main_file
+from credential_db.sqlite.driver import DBAPIConnection, first_row, is_locked
 from credential_db.sqlite.errors import CredentialDBError
-from credential_db.sqlite.lending import announcing_a_long_wait, insist
+from credential_db.sqlite.files import identity
 
-if TYPE_CHECKING:
-    from credential_db.sqlite.target import Target
+T = TypeVar("T")
+
+TIMEOUT = 30.0  # seconds to wait for another program's lock, unless the caller gives a timeout
+_LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
+_SILENT = 2.0  # seconds to wait before a line says for what
 
 
-@contextlib.contextmanager
-def write_transaction(
-    connection: DBAPIConnection, target: "Target", *, to_commit: bool = True
-) -> Iterator[None]:
-    """All or nothing: begin with the write lock, end with a COMMIT or a ROLLBACK.
+def checked_timeout(timeout: float) -> float:
+    """The same number of seconds, at most what SQLite can wait."""
+    if not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise CredentialDBError("a timeout is a number of seconds, 0 or more")
+    return min(timeout, _LONGEST_TIMEOUT / 1000)
 
-    A reader that wants to become a writer later fails at once, however long the timeout; so
-    ``BEGIN IMMEDIATE`` (https://www.sqlite.org/lang_transaction.html).
 
-    Args:
-        connection: In autocommit mode.
-        target: The same database: how long to wait for its lock, and where it is noted that the
-            change is committed.
-        to_commit: Whether it ends in a COMMIT, if nothing fails before.
+class Deadline:
+    """One budget of time, in seconds from now, for everything that a call waits for."""
 
-    Raises:
-        CredentialDBError: The file was removed while this waited for its lock.
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds, never below 0."""
+        return max(0.0, self._end - time.monotonic())
+
+
+def busy_timeout(connection: DBAPIConnection) -> float:
+    """How many seconds a connection waits for other connections' locks."""
+    return int(first_row(connection, "PRAGMA busy_timeout")[0]) / 1000
+
+
+def set_busy_timeout(connection: DBAPIConnection, seconds: float) -> None:
+    """Set the same."""
+    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").close()
+
+
+def patiently(
+    connection: DBAPIConnection, name: str, deadline: Deadline, action: Callable[[], T]
+) -> T:
+    """Do what may wait for a lock; after two seconds, one line of the log tells what it waits for.
+
+    The action may be called twice.
     """
-    path = main_file(connection)
-    # IMMEDIATE locks attached databases as well, and nobody could read those during the COMMIT.
-    alone = {name for _, name, _ in databases(connection)} <= {"main", "temp"}
-    committing = False
+    left = deadline.left()
+    set_busy_timeout(connection, min(left, _SILENT))
     try:
-        with announcing_a_long_wait(path, target.timeout):
-            connection.execute("BEGIN IMMEDIATE" if alone else "BEGIN")
-            if not alone:
-                # It frees a page of a file that has any to free, and takes the write lock of each:
-                # https://www.sqlite.org/pragma.html#pragma_incremental_vacuum
-                connection.execute("PRAGMA main.incremental_vacuum(1)").fetchall()
-        if not connection.in_transaction:
-            raise CredentialDBError("the authorizer of this connection ignores a BEGIN")
-        if path and not os.path.exists(path):
-            raise CredentialDBError(f"{path} was removed meanwhile: run again")
-        yield
-        if to_commit:
-            committing = True
-            connection.commit()
-            if connection.in_transaction:  # a class of the host's leaves that to somebody else
-                connection.execute("COMMIT")
-            target.committed = True
-        else:
-            roll_back(connection)
-    except BaseException as error:
-        # An interrupt is told once the COMMIT has returned, and it may well have succeeded.
-        if committing and not connection.in_transaction and not is_driver_error(error):
-            target.committed = True
-        roll_back(connection)
-        raise
+        return action()
+    except Exception as error:
+        if left <= _SILENT or not is_locked(error):
+            raise
+    import logging  # not needed by a process that does not wait
+
+    logging.getLogger("credential_db").info(
+        "%s is locked by another program: waiting for it, up to %.0f s more", name, deadline.left()
+    )
+    set_busy_timeout(connection, deadline.left())
+    return action()
 
 
 def roll_back(connection: DBAPIConnection) -> None:
-    """End a transaction that may have ended by itself, whatever its owner has set up against it."""
+    """End a transaction, unless SQLite has ended it itself."""
     if connection.in_transaction:
-        with contextlib.suppress(Exception):
-            connection.rollback()
-    if connection.in_transaction:
-        insist(connection, "ROLLBACK")
+        connection.rollback()
 
 
-@contextlib.contextmanager
-def read_transaction(connection: DBAPIConnection) -> Iterator[None]:
-    """Whatever is read meanwhile is one state of the file."""
-    if connection.in_transaction:
-        yield
-        return
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        roll_back(connection)
+class Replaced(CredentialDBError):
+    """The file at the path is not the one that was opened."""
+
+
+class Transaction:
+    """Begin with the write lock; what is not committed is rolled back.
+
+    A reader that wants to become a writer later fails at once, however long the timeout; so
+    ``BEGIN IMMEDIATE`` (https://www.sqlite.org/lang_transaction.html). The file at the path, if
+    there is one, must have the expected identity until the COMMIT.
+    """
+
+    def __init__(
+        self,
+        connection: DBAPIConnection,
+        name: str,
+        deadline: Deadline,
+        path: str,
+        expected: tuple[int, int] | None,
+    ) -> None:
+        self._connection = connection
+        self._patiently = functools.partial(patiently, connection, name, deadline)
+        self._path = path
+        self._expected = expected
+        self.committed = False
+
+    def __enter__(self) -> "Transaction":
+        try:
+            self._patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"))
+            self._refuse_replaced()
+            self._before = self._state()
+        except BaseException:
+            roll_back(self._connection)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        roll_back(self._connection)
+
+    def commit(self) -> None:
+        """Commit. An error after the fact, of syncing the directory, is none."""
+        self._refuse_replaced()
+        inside = self._state()
+        try:
+            self._patiently(self._connection.commit)
+            self.committed = True
+        except BaseException as error:
+            # SQLITE_IOERR_DIR_FSYNC and Ctrl-C can come after the fact, and only the file tells.
+            if not self._connection.in_transaction and inside != self._before:
+                self.committed = self._state() == inside
+            if not self.committed or not isinstance(error, Exception):
+                raise
+
+    def _state(self) -> list[int]:
+        pragmas = ("PRAGMA main.schema_version", "PRAGMA main.user_version")
+        return [self._connection.execute(pragma).fetchone()[0] for pragma in pragmas]
+
+    def _refuse_replaced(self) -> None:
+        if self._path and identity(self._path) != self._expected:
+            raise Replaced(
+                f"{self._path} was replaced or removed while this waited or worked, and the new "
+                "file was not changed: open it again, then run again"
+            )
