@@ -93,7 +93,8 @@ class Project:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("CREDENTIAL_DB")}
+        ours = ("CREDENTIAL_DB", "COVERAGE", "PYTEST")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         return subprocess.run(
             command,
             shell=True,
