@@ -291,7 +291,6 @@ def test_how_a_connection_was_opened_is_no_obstacle(
         with closing(sqlite3.connect(plain_vault.path, **OPTIONS[name])) as connection:
             before = settings_of(connection)
             assert credential_db.status(connection).state == "legacy"
-            connection.rollback()  # of what has been read so far
             KINDS[kind].call(connection)
             assert settings_of(connection) == before
             assert credential_db.upgrade(connection) == (HEAD, HEAD)

@@ -86,6 +86,9 @@ OBJECTS: dict[str, list[str]] = {  # what users have put into their files
         " BEGIN INSERT INTO audit (what) VALUES (old.scope); END",
         'CREATE TRIGGER never AFTER UPDATE OF gone, "task of" ON ssh_keys BEGIN SELECT 1; END',
         "CREATE TRIGGER talks AFTER INSERT ON proxy_tokens BEGIN SELECT 'no update of task'; END",
+        "CREATE TABLE events (begin_at, on_at)",
+        "CREATE TRIGGER begin_event AFTER UPDATE OF begin_at, /* BEGIN */ on_at ON events"
+        " BEGIN SELECT 1; END",
     ],
     "views and triggers on them": [
         "CREATE VIEW door AS SELECT credential_set, provider FROM credentials",

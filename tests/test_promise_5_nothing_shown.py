@@ -175,6 +175,10 @@ SPOILED = {
         "INSERT INTO ssh_keys (key_type, private_pem, public_blob, fingerprint)"
         " SELECT key_type, private_pem, public_blob, hex(private_pem) FROM ssh_keys"
     ),
+    "a cell as a path in JSON": (  # SQLite repeats a path that it cannot read
+        "CREATE INDEX by_path ON ssh_keys (json_extract('{}', iif(private_pem LIKE '-----%', '$',"
+        " CAST(private_pem AS TEXT))))"
+    ),
     "a broken view": "CREATE VIEW broken AS SELECT * FROM gone",
     "a column too many": "ALTER TABLE proxy_tokens ADD COLUMN extra",
     "a stamp": "CREATE TABLE alembic_version AS SELECT token AS version_num FROM proxy_tokens",

@@ -394,10 +394,12 @@ def test_what_ends_the_scrub_early_is_made_up_for(
 # --- Copies in the user's own tables -----------------------------------------------------------
 
 
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
 @pytest.mark.parametrize("kind", ["path", "connection"])
 def test_copies_of_keys_in_tables_of_the_users_own_are_reported(
-    plain_vault: Vault, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+    plain_vault: Vault, kind: str, encoding: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    plain_vault.execute(f"PRAGMA encoding = '{encoding}'")
     plain_vault.create(content=KEPT)
     plain_vault.execute(
         "CREATE TABLE backup_of_keys AS SELECT * FROM ssh_keys",

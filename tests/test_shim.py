@@ -241,6 +241,10 @@ REFUSED: dict[str, tuple[Mapping[str, int], int, Sequence[str], int | None, Sequ
         *(V1, 1, (STAMP, "INSERT INTO alembic_version VALUES (CAST('v1' AS BLOB))"), 1),
         ("alembic_version",),
     ),
+    "a stamp with more digits than Python reads": (
+        *(V1, 1, (STAMP, f"INSERT INTO alembic_version VALUES ('v{'9' * 5000}')"), 1),
+        ("alembic_version", "v99999"),
+    ),
     "a stamp table that is not Alembic's": (
         *(V1, 1, ("CREATE TABLE alembic_version (name)",), None),
         ("alembic_version", "version_num"),

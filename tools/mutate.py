@@ -23,13 +23,13 @@ PACKAGE = Path("src", "credential_db")
 # The core, and where its tests are, the fastest first; the tests of the promises follow.
 CORE = {
     "migration": "shim python_interface promise_3 promise_6 promise_1",
-    "shim": "shim",
+    "shim": "shim messages",
     "sqlite.connections": "files causes promise_9 python_interface",
     "sqlite.operations": "operations table_copy row_conversion changing_the_schema promise_10",
     "sqlite.table_copy": "table_copy promise_3",
     "sqlite.row_conversion": "row_conversion operations",
     "sqlite.schema": "schema_comparison snapshots shim promise_3",
-    "sqlite.preservation": "promise_3 table_copy",
+    "sqlite.preservation": "promise_3 table_copy promise_1",
 }
 PROMISES = "promise_4 promise_3 promise_6 promise_7 promise_5 callers_connection"
 PAIRS = "Eq NotEq, Lt LtE, Gt GtE, In NotIn, Is IsNot, NotEq Eq, LtE Lt, GtE Gt, NotIn In, IsNot Is"

@@ -3,6 +3,7 @@
 If there is no schema in it yet: create it, in one shot.
 """
 
+import contextlib
 import sqlite3
 
 from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
@@ -45,13 +46,14 @@ def is_current(connection: DBAPIConnection, *, is_new: bool = False) -> bool:
     nobody else uses the file, completes it. On a new connection, to prepare the condition costs
     more than to compare the statements that created the tables; if they are ours, that is enough.
     """
-    if is_manual(connection):
-        with glancing(connection):
-            return _is_current(connection, is_new)
-    return _is_current(connection, is_new)
+    with glancing(connection) if is_manual(connection) else contextlib.nullcontext():
+        found, marked = _is_current(connection, is_new)
+    if marked:  # in a transaction of autocommit=False nothing could be rebuilt
+        finish(connection)
+    return found
 
 
-def _is_current(connection: DBAPIConnection, is_new: bool) -> bool:
+def _is_current(connection: DBAPIConnection, is_new: bool) -> tuple[bool, bool]:
     first, others = connection.cursor(), connection.cursor()
     first.row_factory = others.row_factory = None
     try:
@@ -65,16 +67,14 @@ def _is_current(connection: DBAPIConnection, is_new: bool) -> bool:
                 others.execute(_EVERYTHING)
     except Exception as error:
         if str(error).startswith(_OTHER_SCHEMA):
-            return False
+            return False, False
         raise
     (version,) = others.execute("PRAGMA main.user_version").fetchone()
     (application_id,) = others.execute("PRAGMA main.application_id").fetchone()
     rows = first.fetchall()
     if version != SCHEMA_VERSION or len(rows) != 1 or rows[0][0] != 1:
-        return False
-    if marked or rows[0][1:] == (1,) or application_id == MARK_OF_1_1:
-        finish(connection)
-    return True
+        return False, False
+    return True, marked or rows[0][1:] == (1,) or application_id == MARK_OF_1_1
 
 
 def is_current_file(path: str) -> bool:

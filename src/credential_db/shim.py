@@ -43,7 +43,7 @@ class Found(NamedTuple):
                 if known.columns.get(table) == columns
             )
             for table, columns in self.schema.columns.items()
-            if self.version is not None and table in snapshot(version).columns
+            if table in snapshot(version).columns
         }
 
 
@@ -194,7 +194,7 @@ def _version_of_stamp(found: object, number: int) -> int | None:
     version = version_of(found[0])
     if version is None:
         raise UnrecognizedSchema(
-            f"table {STAMP_TABLE} names the revision {found[0]!r}, and one like "
+            f"table {STAMP_TABLE} names the revision {found[0][:40]!r}, and one like "
             f"'{revision_of(LAST_LEGACY_VERSION)}' was expected: another project's migrations were "
             f"run on this file, or its stamp is damaged; {_PURGE}",
             number,

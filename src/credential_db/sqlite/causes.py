@@ -79,7 +79,7 @@ def known_text(error: BaseException) -> str:
     """What an error of a driver says, if that can contain no data; otherwise its kind."""
     name, text = error_name(error), " ".join(str(error).split("\n"))
     is_drivers_own = type(error).__module__.rpartition(".")[2] in ("sqlite3", "dbapi2")
-    has_data = text.startswith("Could not decode") or name.endswith("TRIGGER")
+    has_data = text.startswith("Could not decode") or "JSON" in text or name.endswith("TRIGGER")
     if type(error).__name__ == "IntegrityError":  # a trigger's RAISE can say anything
         has_data = has_data or not text.startswith(_CONSTRAINTS)
     if is_drivers_own and not has_data:

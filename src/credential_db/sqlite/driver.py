@@ -60,7 +60,7 @@ def main_file(connection: DBAPIConnection) -> str:
     """The absolute path of the main database as SQLite tells it; empty for one in memory."""
     file = first_row(connection, "PRAGMA database_list")[2] or ""  # main is the first
     if isinstance(file, str) and file.isascii():
-        return file
+        return file if file.startswith("/") else ""  # deserialize() gives it the name "x"
     # SQLite writes UTF-8 in any locale; a connection's text_factory may be bytes.
     return os.fsdecode(file.encode(errors="surrogateescape") if isinstance(file, str) else file)
 

@@ -152,11 +152,12 @@ def _never_firing(connection: DBAPIConnection, entries: Collection[SchemaObject]
     """Triggers on columns that do not exist (UPDATE OF), which SQLite does not notice."""
     for entry in entries:
         if entry.type == "trigger":
-            head = tokens(str(entry.sql).partition("BEGIN")[0])
+            head = tokens(str(entry.sql))
+            head = head[: head.index("on")]  # a reserved word, so no name before it
             pairs = list(pairwise(head))
             if ("update", "of") in pairs:
                 start = pairs.index(("update", "of")) + 2
-                names = head[start : head.index("on", start) : 2]
+                names = head[start::2]
                 missing = set(map(name_of, names)) - column_names(connection, entry.table)
                 if missing:
                     yield f"trigger {entry.name} (no such column: {', '.join(sorted(missing))})"
@@ -201,10 +202,11 @@ def tables_that_contain(connection: DBAPIConnection, text: str, own: Collection[
         if entry.type == "table" and folded(entry.name) not in ours:
             cells = " OR ".join(
                 f"instr(CAST({quoted(column)} AS BLOB), CAST(:text AS BLOB))"
+                f" OR instr(CAST({quoted(column)} AS BLOB), :bytes)"  # a BLOB in a UTF-16 database
                 for column in column_names(connection, entry.name)
             )
             query = f"SELECT 1 FROM main.{quoted(entry.name)} WHERE {cells} LIMIT 1"
             with contextlib.suppress(Exception):
-                if connection.execute(query, {"text": text}).fetchone():
+                if connection.execute(query, {"text": text, "bytes": text.encode()}).fetchone():
                     found.append(entry.name)
     return found

@@ -15,6 +15,8 @@ STAMP_DDL = (
     " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
 )
 
+_DIGITS = 9  # PRAGMA user_version has 32 bits
+
 
 def revision_of(version: int) -> str:
     """Version 2 is Alembic's revision ``v2``."""
@@ -24,7 +26,8 @@ def revision_of(version: int) -> str:
 def version_of(revision: str) -> int | None:
     """Revision ``v2`` is version 2; None if the revision is not of that form."""
     digits = revision[1:]
-    if not (digits.isascii() and digits.isdecimal()) or revision != f"v{int(digits)}":
+    is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _DIGITS
+    if not is_number or revision != f"v{int(digits)}":
         return None
     return int(digits)
 

@@ -56,7 +56,7 @@ def plain_rows(connection: DBAPIConnection) -> Iterator[None]:
 def reading(connection: DBAPIConnection, name: str, deadline: Deadline) -> Iterator[None]:
     """Whatever is read meanwhile is one state of the file; a transaction in progress stays."""
     before = busy_timeout(connection)
-    with plain_rows(connection):
+    with glancing(connection), plain_rows(connection):
         snapshot = connection.cursor()
         try:
             # Until its second row is fetched, this statement holds the reader's lock.
