@@ -176,8 +176,8 @@ SPOILED = {
         " SELECT key_type, private_pem, public_blob, hex(private_pem) FROM ssh_keys"
     ),
     "a cell as a path in JSON": (  # SQLite repeats a path that it cannot read
-        "CREATE INDEX by_path ON ssh_keys (json_extract('{}', iif(private_pem LIKE '-----%', '$',"
-        " CAST(private_pem AS TEXT))))"
+        "CREATE INDEX by_path ON ssh_keys (json_extract('{}', iif("
+        "substr(CAST(private_pem AS TEXT), 1, 5) = '-----', '$', hex(private_pem))))"
     ),
     "a broken view": "CREATE VIEW broken AS SELECT * FROM gone",
     "a column too many": "ALTER TABLE proxy_tokens ADD COLUMN extra",

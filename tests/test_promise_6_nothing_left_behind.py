@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest

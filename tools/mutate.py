@@ -98,6 +98,7 @@ def main() -> None:
     checkouts: SimpleQueue[Path] = SimpleQueue()
     jobs, total, killed = os.cpu_count() or 1, 0, 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        os.chmod(folder, 0o755)  # some tests run as another user
         ignored = shutil.ignore_patterns(".*", "__pycache__", "*.db")
         for number in range(jobs):
             checkouts.put(Path(shutil.copytree(ROOT, Path(folder, str(number)), ignore=ignored)))
