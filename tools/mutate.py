@@ -23,7 +23,7 @@ PACKAGE = Path("src", "credential_db")
 # The core, and where its tests are, the fastest first; the tests of the promises follow.
 CORE = {
     "migration": "shim python_interface promise_3 promise_6 promise_1",
-    "shim": "shim messages",
+    "shim": "shim messages causes",
     "sqlite.connections": "files causes promise_9 python_interface",
     "sqlite.operations": "operations table_copy row_conversion changing_the_schema promise_10",
     "sqlite.table_copy": "table_copy promise_3",
