@@ -11,7 +11,7 @@ from alembic import context
 from alembic.util import CommandError
 
 from credential_db import alembic_commands
-from credential_db.shell import fail
+from credential_db.command_line import fail
 from credential_db.sqlite.causes import bare, clean
 from credential_db.sqlite.errors import CredentialDBError
 

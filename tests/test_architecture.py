@@ -19,7 +19,7 @@ MODULES = {
 LOWER = "credential_db.sqlite"
 CODE = [*MODULES.values(), *sorted((ROOT / "alembic").rglob("*.py"))]
 # What runs at the start of a process.
-AT_START = "api current head legacy_functions opening outcome sqlite.connections sqlite.driver"
+AT_START = "api current head legacy_functions opening sqlite.connections sqlite.driver"
 AT_START += " sqlite.errors sqlite.files sqlite.obstacles sqlite.scrub sqlite.stamps sqlite.targets"
 COSTLY = ("alembic", "sqlalchemy", "cryptography", "logging", "threading", "json", "pathlib")
 

@@ -21,7 +21,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 import credential_db
 from credential_db import CredentialDBError, DatabaseBusy, NotADatabase, ReadOnlyDatabase
 from credential_db.sqlite.causes import clean, known_text
-from credential_db.sqlite.cipher import Passphrase
+from credential_db.sqlite.connections import Passphrase
 from credential_db.sqlite.driver import quoted
 from test_files import apart
 from vaults import HEAD, Vault, keys, upgrade_to_2

@@ -25,7 +25,7 @@ from conftest import PASSPHRASE, CommandLine
 from credential_db import SCHEMA_VERSION, api, snapshots
 from credential_db import command_line as module
 from credential_db.arguments import read
-from credential_db.shell import EXIT_STATUSES
+from credential_db.command_line import EXIT_STATUSES
 from credential_db.sqlite import transaction
 from vaults import Vault, keys
 

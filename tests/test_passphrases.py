@@ -11,7 +11,7 @@ import pytest
 
 from conftest import PASSPHRASE, CommandLine
 from credential_db import CredentialDBError, passphrases
-from credential_db.sqlite.cipher import Passphrase
+from credential_db.sqlite.connections import Passphrase
 from vaults import Vault
 
 SECRET = "correct horse battery staple"

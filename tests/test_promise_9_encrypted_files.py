@@ -22,7 +22,7 @@ from sqlcipher3 import dbapi2 as sqlcipher
 import credential_db
 from conftest import PASSPHRASE, CommandLine
 from credential_db import CredentialDBError, NotADatabase
-from credential_db.sqlite.cipher import Passphrase
+from credential_db.sqlite.connections import Passphrase
 from faults import KINDS, assert_bare
 from vaults import HEAD, STAMPS, Vault, ed25519_key, keys, upgraded
 

@@ -7,8 +7,16 @@ from contextlib import closing
 
 import pytest
 
-from credential_db.sqlite.schema import Schema, column_names, read_schema, schema_of_script
-from credential_db.sqlite.sql import definitions, laid_out, spelled, tokens
+from credential_db.sqlite.autogenerate import laid_out
+from credential_db.sqlite.schema import (
+    Schema,
+    column_names,
+    definitions,
+    read_schema,
+    schema_of_script,
+    spelled,
+    tokens,
+)
 from projects import CHECKOUT
 
 TOKENS = {

@@ -32,10 +32,9 @@ from alembic.util import CommandError
 from credential_db.revisions import directory
 from credential_db.schema import metadata
 from credential_db.sqlite.alterations import database, differences
-from credential_db.sqlite.autogenerate import run, script_of_metadata
+from credential_db.sqlite.autogenerate import laid_out, run, script_of_metadata
 from credential_db.sqlite.driver import quoted
 from credential_db.sqlite.schema import Schema, read_schema, schema_of_script
-from credential_db.sqlite.sql import laid_out
 
 PACKAGE = ROOT / "src" / "credential_db"
 VERSIONS = ROOT / "alembic" / "versions"

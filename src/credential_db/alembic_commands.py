@@ -13,13 +13,12 @@ from sqlalchemy.pool import StaticPool
 
 from credential_db import passphrases, revisions, shim
 from credential_db.arguments import x_options
-from credential_db.command_line import DEFAULT_FILE
+from credential_db.command_line import DEFAULT_FILE, NotUpToDate, UsageError, shown, typed
 from credential_db.head import SCHEMA_VERSION
 from credential_db.migration import Plan, migrate
 from credential_db.opening import change
-from credential_db.shell import NotUpToDate, UsageError, shown, typed
 from credential_db.snapshots import script, snapshot
-from credential_db.sqlite import adoption, autogenerate
+from credential_db.sqlite import autogenerate, table_copy
 from credential_db.sqlite.driver import literal
 from credential_db.sqlite.files import file_of_name
 from credential_db.sqlite.operations import Operations
@@ -83,8 +82,12 @@ def run(context: Any) -> None:
     elif "destination_rev" in options:
         _change(context, options, is_upgrade=command == "upgrade")
     else:
-        given = Given(context)
-        with _stand_in(_version(given), given.file) as connection:
+        given, version = Given(context), None
+        if given.target.is_missing():
+            logger.warning("%s does not exist; run: %s", given.target.name, given.remedy)
+        else:
+            version = _identified(given.target).version
+        with _stand_in(version, given.file) as connection:
             _run_on(context, connection)
 
 
@@ -100,8 +103,8 @@ def _change(context: Any, options: Mapping[str, Any], *, is_upgrade: bool) -> No
 
     if "purge" in options:  # of stamp alone
         word = str((destination[0] if isinstance(destination, tuple) else destination) or "base")
+        given.options["purge"] = options["purge"]
         plan = Plan(configure, stamp=lambda now: revisions.destination(word, now), **given.options)
-        plan = plan._replace(purge=options["purge"])
     else:
         plan = Plan(configure, steps=lambda heads: steps(heads, None), **given.options)
     if create := is_upgrade and given.create and given.target.is_missing():
@@ -109,10 +112,9 @@ def _change(context: Any, options: Mapping[str, Any], *, is_upgrade: bool) -> No
     outcome = change(
         given.target,
         lambda opened: migrate(opened, plan),
-        to_head=is_upgrade and destination in (head, (head,)),
+        at_once=is_upgrade and not plan.repair and destination in (head, (head,)),
         create=create,
         dry_run=plan.dry_run,
-        repair=plan.repair,
     )
     logger.info("%s: %s", given.target.name, outcome)
     context.config.attributes.update(before=outcome.before, after=outcome.after)
@@ -122,14 +124,6 @@ def _change(context: Any, options: Mapping[str, Any], *, is_upgrade: bool) -> No
 def _identified(target: Target) -> shim.Found:
     with target.read() as connection:
         return shim.identify(connection)
-
-
-def _version(given: Given) -> int | None:
-    """The version of a database as the shim detects it, without a change."""
-    if given.target.is_missing():
-        logger.warning("%s does not exist; run: %s", given.target.name, given.remedy)
-        return None
-    return _identified(given.target).version
 
 
 @contextlib.contextmanager
@@ -181,7 +175,7 @@ def _check(context: Any) -> None:
     if given.target.is_missing():
         raise NotUpToDate(f"{name} does not exist; run: {remedy}")
     found = _identified(given.target)
-    lost = adoption.differences(found.schema, found.snapshots)
+    lost = table_copy.differences(found.schema, found.snapshots)
     if found.version != SCHEMA_VERSION or found.missing:
         raise NotUpToDate(f"{name} is not at version {SCHEMA_VERSION}; run: {remedy}")
     if lost:

@@ -1,23 +1,22 @@
 """The Python interface: change a file, or tell what it is."""
 
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from credential_db.current import is_current, is_current_file
 from credential_db.head import SCHEMA_VERSION
-from credential_db.opening import Opened
+from credential_db.opening import Opened, Outcome, Upgrade
 from credential_db.opening import change as change_target
-from credential_db.outcome import Outcome, Upgrade
-from credential_db.sqlite.driver import is_locked
-from credential_db.sqlite.files import foreign_sidecar
+from credential_db.sqlite.driver import DBAPIConnection, is_locked, main_file
+from credential_db.sqlite.errors import CredentialDBError, SchemaTooNew, UnrecognizedSchema
+from credential_db.sqlite.files import foreign_sidecar, stat_if_exists
+from credential_db.sqlite.obstacles import obstacles, warnings
 from credential_db.sqlite.targets import Target, cleaned
 from credential_db.sqlite.transaction import TIMEOUT, busy_timeout
 
 if TYPE_CHECKING:
-    from credential_db.sqlite.cipher import Passphrase
+    from credential_db.sqlite.connections import Passphrase
     from credential_db.sqlite.targets import AnyTarget
-
-_HEAD = str(SCHEMA_VERSION)
 
 
 class Status(NamedTuple):
@@ -84,9 +83,15 @@ def upgrade(
         CredentialDBError: Anything else, such as a full disk. Whatever is raised, the file is as it
             was.
     """
-    opened = Target(target, passphrase, timeout)
-    options = {"dry_run": dry_run, "repair": repair, "create": create}
-    outcome = _change(opened, "upgrade", "head", backup=backup, **options)
+    outcome = change(
+        target,
+        passphrase=passphrase,
+        timeout=timeout,
+        backup=backup,
+        dry_run=dry_run,
+        repair=repair,
+        create=create,
+    )
     return Upgrade(outcome.before, SCHEMA_VERSION)
 
 
@@ -98,59 +103,37 @@ def change(
     to: str = "head",
     passphrase: "str | bytes | Passphrase | None" = None,
     timeout: float = TIMEOUT,
-    **options: Any,
-) -> Outcome:
-    """Upgrade, downgrade or stamp a database.
-
-    Args:
-        named: As for ``upgrade``.
-        command: ``upgrade``, ``downgrade`` or ``stamp``.
-        to: head, heads, base, N, vN, +N or -N.
-        passphrase: As for ``upgrade``.
-        timeout: As for ``upgrade``.
-        options: As for ``upgrade``; and ``purge`` for a stamp that ignores the present ones.
-
-    Raises:
-        CredentialDBError: As for ``upgrade``; or there is no such version.
-    """
-    return _change(Target(named, passphrase, timeout), command, to, **options)
-
-
-def _change(
-    target: Target,
-    command: str,
-    to: str,
-    *,
     backup: str | PathLike[str] | bool | None = None,
+    dry_run: bool = False,
     create: bool = True,
     **options: bool,
 ) -> Outcome:
-    copy = backup
+    """Upgrade, downgrade or stamp; ``to`` is head, heads, base, N, vN, +N or -N."""
+    target = Target(named, passphrase, timeout)
     if backup is not None and not isinstance(backup, bool):
         from credential_db.sqlite.backup import checked_backup_path  # not at process start
 
-        copy = checked_backup_path(backup)
-    to_head = command == "upgrade" and to.removeprefix("v") in ("head", "heads", _HEAD)
-    repair, dry_run = options.get("repair", False), options.get("dry_run", False)
-    if to_head and not repair and _is_current(target):
+        backup = checked_backup_path(backup)
+    is_upgrade = command == "upgrade"
+    to_head = is_upgrade and to.removeprefix("v") in ("head", "heads", str(SCHEMA_VERSION))
+    at_once = to_head and not options.get("repair")
+    if at_once and _is_current(target):
         return Outcome(SCHEMA_VERSION, SCHEMA_VERSION)
 
     def migrate(opened: Opened) -> Outcome:
         from credential_db import migration, revisions  # Alembic and SQLAlchemy
 
-        plan = revisions.plan(command, to, backup=copy, **options)
+        plan = revisions.plan(command, to, backup=backup, dry_run=dry_run, **options)
         outcome = migration.migrate(opened, plan)
-        migration.logger.info("%s: %s", opened.name, outcome)
+        migration.logger.info("%s: %s", target.name, outcome)
         return outcome
 
-    if command == "upgrade" and not to_head and target.is_missing():
+    if is_upgrade and not to_head and target.is_missing():
         from credential_db.revisions import destination
 
         destination(to, None)  # before a file is created
-    create = create and command == "upgrade"
-    return change_target(
-        target, migrate, to_head=to_head, create=create, dry_run=dry_run, repair=repair
-    )
+    create = create and is_upgrade
+    return change_target(target, migrate, at_once=at_once, create=create, dry_run=dry_run)
 
 
 def _is_current(target: Target) -> bool:
@@ -186,9 +169,7 @@ def status(
         NotADatabase: Garbage, or encrypted and the passphrase is missing or wrong.
         CredentialDBError: It cannot be read for another reason.
     """
-    from credential_db.inspection import inspect
-
-    return inspect(Target(target, passphrase, timeout))[0]
+    return look(target, passphrase=passphrase, timeout=timeout)[0]
 
 
 @cleaned
@@ -198,11 +179,59 @@ def look(
     passphrase: "str | bytes | Passphrase | None" = None,
     timeout: float = TIMEOUT,
 ) -> tuple[Status, tuple[str, ...]]:
-    """What ``status`` tells, and what would block an upgrade, as sentences.
+    """What ``status`` tells, and what would block an upgrade, as sentences."""
+    target = Target(named, passphrase, timeout)
+    path = target.file
+    found: tuple[CredentialDBError, ...] = ()
+    if target.is_missing():
+        status = Status("missing", None, SCHEMA_VERSION, "the file does not exist")
+    elif foreign_sidecar(path):
+        status = Status("empty", None, SCHEMA_VERSION, "the file is empty")
+    else:
+        with target.read() as connection:
+            path = target.path or main_file(connection)
+            status, found = _look(connection)
+            if path and not target.path and not stat_if_exists(path):
+                path = ""
+    in_file = obstacles(path) if path else ()
+    blockers = tuple(str(error) for error in (*found, *in_file))
+    if status.state in ("current", "ahead", "unrecognized"):
+        blockers = ()  # nothing is to be upgraded, or the detail already tells why it cannot be
+    remarks = [status.detail, *blockers, *(warnings(path) if path else ())]
+    return status._replace(detail="; ".join(remarks)), blockers
 
-    Raises:
-        CredentialDBError: As for ``status``.
-    """
-    from credential_db.inspection import inspect
 
-    return inspect(Target(named, passphrase, timeout))
+def _look(connection: DBAPIConnection) -> tuple[Status, tuple[CredentialDBError, ...]]:
+    from credential_db import shim
+    from credential_db.sqlite import scrub, table_copy
+
+    head = SCHEMA_VERSION
+    try:
+        found = shim.identify(connection)
+    except SchemaTooNew as error:
+        return Status("ahead", error.version, head, str(error)), ()
+    except UnrecognizedSchema as error:
+        return Status("unrecognized", None, head, str(error)), ()
+    version = found.version
+    if version is None:
+        return Status("empty", None, head, "the file has no schema yet"), ()
+    remarks = [f"table {', '.join(found.missing)} is missing"] if found.missing else []
+    state = "current"
+    if not found.stamped:
+        state = "legacy"
+        remarks.append("not under Alembic yet")
+    elif version < head or not found.agreed or found.missing:
+        state = "behind"
+    if found.stamped and not found.agreed:
+        remarks.append("its stamps disagree (the next upgrade corrects them)")
+    if scrub.is_marked(connection):
+        remarks.append(
+            "old secrets may remain in free space (the next start that can removes them)"
+        )
+    if lost := table_copy.differences(found.schema, found.snapshots):
+        remarks.append(f"definitions that were lost: {'; '.join(lost)}")
+    of_head = f" of {head}" if version < head and found.stamped else ""
+    status = Status(state, version, head, "; ".join([f"version {version}{of_head}", *remarks]))
+    if found.agreed:
+        return status, ()  # definitions are repaired when a file is adopted
+    return status, tuple(table_copy.obstacles(connection, found.schema, found.snapshots))

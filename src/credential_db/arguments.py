@@ -7,8 +7,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from credential_db.command_line import COMMON, OPTIONS, SHORT, VERBS, WITH_VALUE, Verb
-from credential_db.shell import UsageError, typed
+from credential_db.command_line import (
+    COMMON,
+    OPTIONS,
+    SHORT,
+    VERBS,
+    WITH_VALUE,
+    UsageError,
+    Verb,
+    typed,
+)
 
 X_ARGUMENTS = ("db", "timeout", "backup", "dry-run", "repair", "create")
 _SWITCHES = X_ARGUMENTS[3:]

@@ -5,11 +5,19 @@ import os
 import sys
 from typing import Any
 
-from credential_db import api, passphrases, shell, snapshots
+from credential_db import api, passphrases, snapshots
 from credential_db.arguments import X_ARGUMENTS, Line
-from credential_db.command_line import DEFAULT_FILE
+from credential_db.command_line import (
+    DEFAULT_FILE,
+    UsageError,
+    fail,
+    log_on_stderr,
+    message_of,
+    shown,
+    typed,
+)
 from credential_db.head import SCHEMA_VERSION
-from credential_db.outcome import Outcome
+from credential_db.opening import Outcome
 from credential_db.sqlite.errors import CredentialDBError, DatabaseBusy
 from credential_db.sqlite.files import file_of_name
 from credential_db.sqlite.transaction import TIMEOUT
@@ -30,7 +38,7 @@ def run(line: Line) -> int:
         raise CredentialDBError("CREDENTIAL_DB is set but empty: name a vault, or unset it")
     if line.alembic or line.verb not in ("status", "upgrade", "downgrade", "stamp"):
         return _alembic(line, files[0])
-    with shell.log_on_stderr("credential_db", quiet="quiet" in line.options, results=False):
+    with log_on_stderr("credential_db", quiet="quiet" in line.options, results=False):
         return _status(line, files[0]) if line.verb == "status" else _Changes(line, files).run()
 
 
@@ -42,13 +50,13 @@ def _status(line: Line, file: str) -> int:
         found, blockers = api.look(path, passphrase=passphrases.for_file(path), timeout=timeout)
         status = _OF_STATE.get(found.state, _BEHIND)
         version = "none" if found.version is None else f"v{found.version}"
-        run = "" if blockers or status != _BEHIND else f"; run: {shell.typed('upgrade', path)}"
+        run = "" if blockers or status != _BEHIND else f"; run: {typed('upgrade', path)}"
         state = f"{path}: {found.state} (version {version}, head v{found.head})"
         texts = [state, found.detail + run]
     except CredentialDBError as error:
-        status = shell.fail(error, path)
+        status = fail(error, path)
         status = status if status in _OF_ERROR else 1
-        found = api.Status("error", None, SCHEMA_VERSION, shell.message_of(error, path))
+        found = api.Status("error", None, SCHEMA_VERSION, message_of(error, path))
     _print(line, *texts, path=path, **found._asdict(), blockers=blockers, exit_status=status)
     return status
 
@@ -92,8 +100,8 @@ class _Changes:
         except CredentialDBError as error:
             if isinstance(error, DatabaseBusy) and not is_last:
                 return False
-            status = shell.fail(error, path)
-            result, detail = "failed", shell.message_of(error, path)
+            status = fail(error, path)
+            result, detail = "failed", message_of(error, path)
         self.results.append(result)
         self.status = max(self.status, status)
         fields = {"before": outcome.before, "after": outcome.after, "backup": outcome.backup}
@@ -107,7 +115,7 @@ class _Changes:
             self.passphrase = self.passphrase or passphrases.for_file(path)
         options = {name: self.options[name] for name in _OF_CHANGE if name in self.options}
         options |= {"create": False} if self.several else {}
-        self.count(f"{len(self.results) + 1} of {len(self.files)}: {shell.shown(path)}")
+        self.count(f"{len(self.results) + 1} of {len(self.files)}: {shown(path)}")
         try:
             return api.change(
                 path,
@@ -143,7 +151,7 @@ def _print(line: Line, *texts: str, **fields: Any) -> None:
         texts = (json.dumps(fields),)
     elif "quiet" in line.options:
         return
-    sys.stdout.write("".join(f"{shell.shown(text)}\n" for text in texts))
+    sys.stdout.write("".join(f"{shown(text)}\n" for text in texts))
     sys.stdout.flush()
 
 
@@ -169,18 +177,18 @@ def _alembic(line: Line, file: str) -> int:
     arguments += ["--quiet"] * ("quiet" in line.options)
     options = alembic.parser.parse_args([*arguments, *words])
     if "cmd" not in options:
-        raise shell.UsageError("name a command of Alembic; see: credential-db alembic --help")
+        raise UsageError("name a command of Alembic; see: credential-db alembic --help")
     if options.config or options.name != "alembic":
-        raise shell.UsageError("the configuration is the packaged one: leave out -c and -n")
+        raise UsageError("the configuration is the packaged one: leave out -c and -n")
     options.raiseerr = True
     # Only alembic.ini tells how to write a revision.
     ini = os.path.join(snapshots.home(), "alembic.ini")
     config = Config(ini) if in_checkout else revisions.config()
     config.cmd_opts, config.stdout = options, sys.stdout
     loggers = ("credential_db", "alembic")[: 1 + (line.verb == "alembic")]
-    with shell.log_on_stderr(*loggers, quiet=options.quiet, results=True):
+    with log_on_stderr(*loggers, quiet=options.quiet, results=True):
         try:
             alembic.run_cmd(config, options)
         except (CommandError, CredentialDBError) as error:
-            return shell.fail(error, *line.files)
+            return fail(error, *line.files)
     return 0

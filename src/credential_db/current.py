@@ -10,14 +10,14 @@ from credential_db.head import COLUMNS, DDL, SCHEMA_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, first_row, quoted
 from credential_db.sqlite.files import uri
 from credential_db.sqlite.scrub import MARK, MARK_OF_1_1, finish
-from credential_db.sqlite.stamps import STAMP_DDL, STAMP_TABLE, revision_of
+from credential_db.sqlite.stamps import STAMP_TABLE, revision_of, write_stamps
 from credential_db.sqlite.transaction import Transaction
 from credential_db.sqlite.working import glancing, is_manual, working
 
 _REVISION = revision_of(SCHEMA_VERSION)
 _STAMP = f"SELECT version_num = '{_REVISION}' FROM main.{STAMP_TABLE}"
 _MARKED = f"EXISTS (SELECT 1 FROM main.sqlite_master WHERE name = '{MARK}')"
-_STATEMENTS = {sql for statements in DDL.values() for sql in statements}
+_STATEMENTS = dict.fromkeys(sql for statements in DDL.values() for sql in statements)
 
 
 def _columns() -> str:
@@ -63,7 +63,7 @@ def _is_current(connection: DBAPIConnection, is_new: bool) -> tuple[bool, bool]:
         if is_new:
             found = dict(others.execute("SELECT sql, name FROM main.sqlite_master"))
             marked = MARK in found.values()
-            if not found.keys() >= _STATEMENTS:
+            if not found.keys() >= _STATEMENTS.keys():
                 others.execute(_EVERYTHING)
     except Exception as error:
         if str(error).startswith(_OTHER_SCHEMA):
@@ -105,9 +105,8 @@ def create(connection: DBAPIConnection, transaction: Transaction) -> bool:
     with working(connection, (*DDL, STAMP_TABLE)), transaction:
         if not is_empty(connection):
             return False
-        for statement in (*(sql for each in DDL.values() for sql in each), STAMP_DDL):
+        for statement in _STATEMENTS:
             connection.execute(statement)
-        connection.execute(f"INSERT INTO {STAMP_TABLE} (version_num) VALUES (?)", (_REVISION,))
-        connection.execute(f"PRAGMA main.user_version = {SCHEMA_VERSION}")
+        write_stamps(connection, SCHEMA_VERSION)
         transaction.commit()
     return True

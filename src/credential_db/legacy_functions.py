@@ -3,9 +3,8 @@
 from credential_db.api import change
 from credential_db.current import is_current
 from credential_db.head import DDL, SCHEMA_VERSION
-from credential_db.opening import Opened
+from credential_db.opening import Opened, Outcome
 from credential_db.opening import change as change_target
-from credential_db.outcome import Outcome
 from credential_db.shim import LAST_LEGACY_VERSION
 from credential_db.sqlite.driver import DBAPIConnection, first_row, literal, main_file, quoted
 from credential_db.sqlite.errors import CredentialDBError
@@ -37,7 +36,7 @@ def ensure_credentials_schema(conn: DBAPIConnection) -> None:
     if LAST_LEGACY_VERSION < SCHEMA_VERSION > newest:
         change(conn, timeout=target.timeout)
     else:
-        change_target(target, _create_missing, to_head=True)
+        change_target(target, _create_missing, at_once=True)
 
 
 @cleaned

@@ -8,14 +8,13 @@ from alembic.migration import MigrationContext
 from alembic.runtime.migration import MigrationInfo
 from sqlalchemy import Connection
 
-from credential_db.opening import Opened
-from credential_db.outcome import Outcome
+from credential_db.opening import Opened, Outcome
 from credential_db.shim import Found, identify, refuse_other_tables, refuse_too_new
 from credential_db.snapshots import indexes_ever, schema_of_file, snapshot, tables_ever
 from credential_db.sqlite import preservation, scrub
-from credential_db.sqlite.adoption import make_exact
 from credential_db.sqlite.backup import Backup, checked_backup_path, default_backup
 from credential_db.sqlite.engine import sqlalchemy_connection
+from credential_db.sqlite.files import warn
 from credential_db.sqlite.operations import Operations
 from credential_db.sqlite.stamps import (
     STAMP_TABLE,
@@ -25,7 +24,7 @@ from credential_db.sqlite.stamps import (
     version_of,
     write_stamps,
 )
-from credential_db.sqlite.table_copy import create, triggers_suspended
+from credential_db.sqlite.table_copy import create, make_exact, triggers_suspended
 from credential_db.sqlite.working import working
 
 logger = logging.getLogger("credential_db")
@@ -62,23 +61,27 @@ class _Migration:
         self._checked = False
 
     def run(self) -> Outcome:
-        transaction = self._opened.transaction()
+        connection, plan, transaction = self._connection, self._plan, self._opened.transaction()
         self._opened.prepare()
         with (
-            working(self._connection, (*tables_ever(), STAMP_TABLE)) as settle,
-            sqlalchemy_connection(self._connection) as wrapper,
+            working(connection, (*tables_ever(), STAMP_TABLE)) as settle,
+            sqlalchemy_connection(connection) as wrapper,
         ):
             settle()
             try:
                 with transaction:
-                    found = self._identify()
+                    if plan.purge:
+                        refuse_too_new(user_version(connection), stamps(connection))
+                        found = Found(None, False, False, (), schema_of_file(connection))
+                    else:
+                        found = identify(connection)
                     outcome = self._change(found, wrapper)
                     if outcome is None:
                         return Outcome(found.version, found.version)
-                    to_scrub = scrub.is_marked(self._connection)
+                    to_scrub = scrub.is_marked(connection)
                     if to_scrub and not self._checked:
-                        scrub.refuse_damage(self._connection)
-                    if not self._plan.dry_run:
+                        scrub.refuse_damage(connection)
+                    if not plan.dry_run:
                         transaction.commit()
             finally:
                 if self._backup and not transaction.committed:
@@ -86,13 +89,7 @@ class _Migration:
             if transaction.committed:
                 self._clean_up(found, to_scrub)
         backup = self._backup.path if self._backup else None
-        return outcome._replace(backup=backup, dry_run=self._plan.dry_run)
-
-    def _identify(self) -> Found:
-        if not self._plan.purge:
-            return identify(self._connection)
-        refuse_too_new(user_version(self._connection), stamps(self._connection))
-        return Found(None, False, False, (), schema_of_file(self._connection))
+        return outcome._replace(backup=backup, dry_run=plan.dry_run)
 
     def _change(self, found: Found, wrapper: Connection) -> Outcome | None:
         """Change the file inside the transaction; None if there is nothing to change."""
@@ -125,11 +122,10 @@ class _Migration:
         )
 
     def _stamp(self, found: Found, version: int | None) -> Outcome:
-        if refuse_other_tables(found.schema, version, self._opened.name):
-            logger.warning(
-                "%s: other versions have the same tables as version %s; the rows are taken to be "
-                "those of version %s",
-                *(self._opened.name, version, version),
+        if refuse_other_tables(found.schema, version, self._opened.target.name):
+            warn(
+                f"{self._opened.target.name}: other versions have the same tables as version "
+                f"{version}; the rows are taken to be those of version {version}"
             )
         self._back_up(found.version)
         self._write_stamps(version)
@@ -160,10 +156,9 @@ class _Migration:
             create(connection, snapshot(found.version).statements[table])
         if not found.agreed:
             if found.stamped:
-                logger.warning(
-                    "%s: Alembic's stamp and PRAGMA user_version disagreed; the tables are those "
-                    "of version %d, and both name it now",
-                    *(self._opened.name, found.version),
+                warn(
+                    f"{self._opened.target.name}: Alembic's stamp and PRAGMA user_version disagreed"
+                    f"; the tables are those of version {found.version}, and both name it now"
                 )
             self._write_stamps(found.version)
         if not found.agreed or scrub.application_id(connection):
@@ -200,16 +195,14 @@ class _Migration:
 
     def _clean_up(self, found: Found, to_scrub: bool) -> None:
         """After the commit nothing is an error any more."""
-        name = self._opened.name
+        name = self._opened.target.name
         try:
             if to_scrub:
                 scrub.scrub(self._connection, name)
             if "private_pem" in found.schema.columns.get("ssh_keys", ()):
                 copies = preservation.tables_that_contain(self._connection, PEM, tables_ever())
                 if copies:
-                    logger.warning(
-                        "%s: tables of your own still contain private keys in the old format: %s",
-                        *(name, ", ".join(copies)),
-                    )
+                    what = "tables of your own still contain private keys in the old format"
+                    warn(f"{name}: {what}: {', '.join(copies)}")
         except Exception as error:
-            logger.warning("%s: %s after the commit", name, type(error).__name__)
+            warn(f"{name}: {type(error).__name__} after the commit")

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from credential_db.sqlite.cipher import Passphrase
+from credential_db.sqlite.connections import Passphrase
 from credential_db.sqlite.errors import CredentialDBError
 
 COMMAND_TIMEOUT = 30  # seconds, if no terminal shows what the command waits for

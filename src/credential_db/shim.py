@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from credential_db.head import MAY_RUN_AGAIN, SCHEMA_VERSION
 from credential_db.snapshots import schema_of_file, snapshot, tables_ever
-from credential_db.sqlite.driver import DBAPIConnection, folded
+from credential_db.sqlite.driver import DBAPIConnection, first_row, folded
 from credential_db.sqlite.errors import SchemaTooNew, UnrecognizedSchema
 from credential_db.sqlite.schema import Schema
 from credential_db.sqlite.scrub import refuse_damage
@@ -52,13 +52,20 @@ def identify(connection: DBAPIConnection) -> Found:
     number, found = user_version(connection), stamps(connection)
     refuse_too_new(number, found)
     schema = schema_of_file(connection)
-    _refuse_views(schema)
+    ours = {folded(name) for name in (*tables_ever(), STAMP_TABLE)}
+    for entry in schema.objects:
+        if entry.type == "view" and folded(entry.name) in ours:
+            raise UnrecognizedSchema(
+                f"{entry.name} is a view, and a table was expected: rename the view"
+            )
     stamp = _version_of_stamp(found, number)
     if stamp is not None and stamp != number:
         return _by_tables(schema, stamp, number)
     if not any(table in schema.columns for table in snapshot(number).columns):
         if stamp is None and not number:
-            _refuse_emptied(connection, schema)
+            # A file whose schema page was overwritten looks empty, and still has all of its pages.
+            if not schema.objects and first_row(connection, "PRAGMA main.page_count")[0] > 1:
+                refuse_damage(connection)
             return Found(None, stamped=False, agreed=True, missing=(), schema=schema)
         raise UnrecognizedSchema(
             f"{_claim(number, stamp)}, but the file has none of the tables "
@@ -116,15 +123,6 @@ def refuse_other_tables(schema: Schema, version: int | None, name: str) -> bool:
         f"the tables of version {version} are {', '.join(sorted(wanted))}; found "
         f"{', '.join(sorted(schema.columns)) or 'none'}: name another version"
     )
-
-
-def _refuse_views(schema: Schema) -> None:
-    names = {folded(name) for name in (*tables_ever(), STAMP_TABLE)}
-    for entry in schema.objects:
-        if entry.type == "view" and folded(entry.name) in names:
-            raise UnrecognizedSchema(
-                f"{entry.name} is a view, and a table was expected: rename the view"
-            )
 
 
 def _check_columns(schema: Schema, table: str, versions: range, claim: str) -> None:
@@ -200,10 +198,3 @@ def _version_of_stamp(found: object, number: int) -> int | None:
             number,
         )
     return version
-
-
-def _refuse_emptied(connection: DBAPIConnection, schema: Schema) -> None:
-    """A file whose schema page was overwritten looks empty, and still has all of its pages."""
-    (pages,) = connection.execute("PRAGMA main.page_count").fetchone()
-    if pages > 1 and not schema.objects:
-        refuse_damage(connection)

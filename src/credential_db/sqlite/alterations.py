@@ -12,8 +12,7 @@ from typing import NamedTuple
 from alembic.util import CommandError
 
 from credential_db.sqlite.driver import folded, quoted
-from credential_db.sqlite.schema import read_schema
-from credential_db.sqlite.sql import definitions, spelled, tokens
+from credential_db.sqlite.schema import definitions, read_schema, spelled, tokens
 
 Code = list[str]
 """Statements and comments of a revision."""

@@ -6,6 +6,7 @@ given nothing to compare.
 """
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,8 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from credential_db.sqlite.alterations import Code, changes, database, differences
 from credential_db.sqlite.engine import sqlalchemy_connection
 from credential_db.sqlite.operations import Operations
-from credential_db.sqlite.schema import read_schema, schema_of_script
-from credential_db.sqlite.sql import laid_out
+from credential_db.sqlite.schema import read_schema, schema_of_script, tokens
 
 
 @write_hooks.register("ruff_if_installed")
@@ -112,6 +112,14 @@ def script_of_metadata(metadata: MetaData) -> str:
                 "rowid: remove sqlite_with_rowid=False"
             )
     return script
+
+
+def laid_out(statement: str) -> str:
+    """With four spaces for a tab, and indented as if its last line were not."""
+    neat = re.sub(" *\n", "\n", statement.strip().expandtabs(4))
+    *_, indentation = re.findall("^ *", neat, re.M)
+    neat = neat.replace(f"\n{indentation}", "\n")
+    return neat if tokens(neat) == tokens(statement) else statement  # a string would change
 
 
 def both_ways(before: str, after: str) -> tuple[ops.UpgradeOps, ops.DowngradeOps]:

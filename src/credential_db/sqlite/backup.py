@@ -6,8 +6,7 @@ import os
 import time
 
 from credential_db.sqlite.causes import clean
-from credential_db.sqlite.cipher import Passphrase
-from credential_db.sqlite.connections import connect
+from credential_db.sqlite.connections import Passphrase, connect
 from credential_db.sqlite.driver import DBAPIConnection, main_file, module_of
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.files import SIDECARS, create_exclusively, file_of_name

@@ -10,8 +10,7 @@ import errno
 import os
 import traceback
 
-from credential_db.sqlite import cipher
-from credential_db.sqlite.connections import connect
+from credential_db.sqlite.connections import connect, sqlcipher
 from credential_db.sqlite.driver import error_name, is_driver_error
 from credential_db.sqlite.errors import (
     CredentialDBError,
@@ -124,7 +123,7 @@ def _not_a_database(path: str, passphrase: bool) -> str:
     if passphrase:
         with contextlib.suppress(Exception):
             if path:  # asked of SQLCipher's own SQLite: open() would drop this process's locks
-                connect(path, module=cipher.module(), mode="ro&immutable=1").close()
+                connect(path, module=sqlcipher(), mode="ro&immutable=1").close()
                 return "is not encrypted, and a passphrase was given: run again without it"
         return (
             "cannot be decrypted with this passphrase. If the passphrase is right, the file is "
@@ -133,7 +132,7 @@ def _not_a_database(path: str, passphrase: bool) -> str:
         )
     remedy = "give its passphrase, for example with CREDENTIAL_DB_PASSPHRASE_FILE or passphrase="
     try:
-        cipher.module()
+        sqlcipher()
     except CredentialDBError as missing:
         remedy = str(missing)
     return f"is not a SQLite database, or it is encrypted: {remedy}"

@@ -17,8 +17,7 @@ from credential_db.sqlite.causes import known_text
 from credential_db.sqlite.driver import DBAPIConnection, error_name, first_row, folded, quoted
 from credential_db.sqlite.errors import CredentialDBError
 from credential_db.sqlite.row_conversion import BadRow, BadRows, Conversion, counted
-from credential_db.sqlite.schema import column_names
-from credential_db.sqlite.sql import tokens
+from credential_db.sqlite.schema import column_names, tokens
 
 __all__ = ["BadRow", "Conversion", "Operations"]
 

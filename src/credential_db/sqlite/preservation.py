@@ -9,11 +9,11 @@ from typing import NamedTuple
 from credential_db.sqlite.causes import known_text
 from credential_db.sqlite.driver import DBAPIConnection, folded, literal, quoted
 from credential_db.sqlite.errors import CredentialDBError, UnrecognizedSchema
-from credential_db.sqlite.schema import Schema, SchemaObject, column_names, objects
+from credential_db.sqlite.schema import Schema, SchemaObject, column_names, name_of, objects, tokens
 from credential_db.sqlite.scrub import MARK
-from credential_db.sqlite.sql import name_of, tokens
 from credential_db.sqlite.stamps import STAMP_DDL, STAMP_TABLE
 
+_RENAME = f"ALTER TABLE main.{STAMP_TABLE} RENAME COLUMN version_num TO version_num"
 _MISTAKE = "this is a mistake in the revision"
 
 
@@ -124,7 +124,14 @@ def _broken(connection: DBAPIConnection, entries: Collection[SchemaObject]) -> I
     connection.execute("SAVEPOINT credential_db_preservation")
     try:
         connection.execute(STAMP_DDL)  # if it is missing: after a downgrade to base
-        while text := _error_of_rename(connection):
+        while True:
+            try:
+                connection.execute(_RENAME)
+                break
+            except Exception as error:
+                text = known_text(error)
+                if not str(error).startswith("error in "):
+                    raise
             yield text
             named = [each for each in suspects if f"{each.type} {each.name}" in text]
             if not named:
@@ -135,17 +142,6 @@ def _broken(connection: DBAPIConnection, entries: Collection[SchemaObject]) -> I
     finally:
         connection.execute("ROLLBACK TO credential_db_preservation")
         connection.execute("RELEASE credential_db_preservation")
-
-
-def _error_of_rename(connection: DBAPIConnection) -> str:
-    rename = f"ALTER TABLE main.{STAMP_TABLE} RENAME COLUMN version_num TO version_num"
-    try:
-        connection.execute(rename)
-    except Exception as error:
-        if not str(error).startswith("error in "):
-            raise
-        return known_text(error)
-    return ""
 
 
 def _never_firing(connection: DBAPIConnection, entries: Collection[SchemaObject]) -> Iterator[str]:

@@ -4,15 +4,27 @@ Alembic's comparison does not see CHECK, AUTOINCREMENT, COLLATE or a primary key
 """
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from credential_db.sqlite.driver import DBAPIConnection, folded, quoted
-from credential_db.sqlite.sql import closing, definitions, name_of, spelled, tokens
+
+# https://www.sqlite.org/draft/tokenreq.html. Every character above U+007F belongs to a word.
+_TOKEN = re.compile(
+    r"(?:[ \t\n\f\r]+|--[^\n]*|/\*.*?(?:\*/|\Z))"
+    r"|(?P<string>'(?:[^']|'')*')"
+    r'|(?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])'
+    r"|(?P<word>[\w$\u0080-\U0010ffff]+)"
+    r"|(?P<sign>\|\||<<|>>|<=|>=|==|!=|<>|->>|->|.)",
+    re.DOTALL,
+)
+_PLAIN_NAME = re.compile(r'"[a-z_][a-z0-9_]*"')
+_DEPTH = {"(": 1, ")": -1}
 
 
 class SchemaObject(NamedTuple):
@@ -42,14 +54,14 @@ class Schema(NamedTuple):
         return frozenset(f"{folded(table)}: {line}" for table, lines in tables for line in lines)
 
 
-def objects(connection: DBAPIConnection, schema: str = "main") -> list[SchemaObject]:
-    """All objects of a schema, in the order of their creation, except SQLite's own.
+def objects(connection: DBAPIConnection) -> list[SchemaObject]:
+    """All objects of the main schema, in the order of their creation, except SQLite's own.
 
     https://www.sqlite.org/schematab.html. The operators keep an application's converters off.
     """
     rows = connection.execute(
         "SELECT type || '', name || '', tbl_name || '', sql || ''"
-        f" FROM {schema}.sqlite_master ORDER BY rowid"
+        " FROM main.sqlite_master ORDER BY rowid"
     ).fetchall()
     return [SchemaObject(*row) for row in rows if not row[1].startswith("sqlite_")]
 
@@ -79,12 +91,12 @@ def read_schema(
             statements[names[entry.table]].append(entry.sql)
     return Schema(
         found,
-        {name: table.columns for name, table in read.items()},
-        {name: table.rowid for name, table in read.items() if table.rowid},
+        {name: columns for name, (columns, _, _) in read.items()},
+        {name: rowid for name, (_, rowid, _) in read.items() if rowid},
         {name: tuple(each) for name, each in statements.items()},
         {
-            name: table.lines.union(map(spelled, statements[name][1:]))
-            for name, table in read.items()
+            name: lines.union(map(spelled, statements[name][1:]))
+            for name, (*_, lines) in read.items()
         },
     )
 
@@ -97,12 +109,7 @@ def schema_of_script(script: str) -> Schema:
         return read_schema(connection)
 
 
-class _Table(NamedTuple):
-    columns: frozenset[str]
-    rowid: str
-    lines: frozenset[str]
-
-
+_Table = tuple[frozenset[str], str, frozenset[str]]  # columns, rowid and lines as in Schema
 _Rows = list[tuple[Any, ...]]
 _COMPUTED = {2: " VIRTUAL", 3: " STORED"}  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
 _CONSTRAINT_WORDS = ("constraint", "primary", "unique", "check", "foreign")
@@ -133,7 +140,7 @@ def _table(connection: DBAPIConnection, entry: SchemaObject) -> _Table:
             rowid = keys[0][0]
             lines.append(f"INTEGER PRIMARY KEY {folded(rowid)}")
         names = frozenset(folded(column[1]) for column in columns)
-        _tables[entry.sql] = _Table(names, rowid, frozenset(filter(None, lines)))
+        _tables[entry.sql] = (names, rowid, frozenset(filter(None, lines)))
     return _tables[entry.sql]
 
 
@@ -186,3 +193,56 @@ def _only_in_text(parts: Sequence[str]) -> Iterator[str]:
                 yield f"column {name} AS ({expression})"
             position = end
         position += 1
+
+
+def tokens(sql: str) -> list[str]:
+    """The tokens, without white space and comments, folded as SQLite compares names.
+
+    A word is in lower case (``check``), a quoted name has double quotes (``"check"``, however it
+    was quoted), a string is as it was written (``'It''s'``).
+    """
+    return [token for token, _ in _scanned(sql)]
+
+
+def _scanned(sql: str) -> Iterator[tuple[str, re.Match[str]]]:
+    for match in _TOKEN.finditer(sql):
+        text = match[0]
+        if match.lastgroup == "word":
+            text = folded(text)
+        elif match.lastgroup == "name":
+            text = quoted(folded(text[1:-1].replace(text[-1] * 2, text[-1])))
+        if match.lastgroup:
+            yield text, match
+
+
+def definitions(create_table: str) -> list[str]:
+    """The definitions of the columns and constraints of a CREATE TABLE; last, its options."""
+    depth, start, found = 0, 0, []
+    for token, match in _scanned(create_table):
+        depth += _DEPTH.get(token, 0)
+        if (depth, token) in ((1, "("), (1, ","), (0, ")")):
+            found.append(create_table[start : match.start()].strip())
+            start = match.end()
+    return [*found[1:], create_table[start:]]
+
+
+def name_of(token: str) -> str:
+    """The name that a token is, without quotes."""
+    return token[1:-1].replace('""', '"') if token[:1] == '"' else token
+
+
+def closing(parts: Sequence[str], opening: int) -> int:
+    """The position of the parenthesis that closes the one at ``opening``."""
+    return opening + [*accumulate(_DEPTH.get(part, 0) for part in parts[opening:])].index(0)
+
+
+def spelled(sql: str) -> str:
+    """A text in one spelling: without comments, needless quotes or enclosing parentheses."""
+    parts = tokens(sql)
+    while parts and parts[0] == "(" and closing(parts, 0) == len(parts) - 1:
+        parts = parts[1:-1]
+    text = ""
+    for part in parts:
+        glued = part in (")", ",", ".") or text[-1:] in ("", "(", ".")
+        text += ("" if glued else " ") + (part[1:-1] if _PLAIN_NAME.fullmatch(part) else part)
+    return text

@@ -15,6 +15,7 @@ from credential_db.sqlite.driver import (
     main_file,
 )
 from credential_db.sqlite.errors import NotADatabase
+from credential_db.sqlite.files import warn
 from credential_db.sqlite.transaction import set_busy_timeout
 from credential_db.sqlite.working import unfinished, working
 
@@ -34,12 +35,7 @@ def mark(connection: DBAPIConnection) -> None:
 def is_marked(connection: DBAPIConnection) -> bool:
     """Whether replaced secrets may still be in free space of the file."""
     query = f"SELECT count(*) FROM main.sqlite_master WHERE name = '{MARK}'"
-    return bool(first_row(connection, query)[0]) or is_marked_by_1_1(connection)
-
-
-def is_marked_by_1_1(connection: DBAPIConnection) -> bool:
-    """Whether release 1.1 has left the file to be scrubbed."""
-    return application_id(connection) == MARK_OF_1_1
+    return bool(first_row(connection, query)[0]) or application_id(connection) == MARK_OF_1_1
 
 
 def application_id(connection: DBAPIConnection) -> int:
@@ -79,7 +75,12 @@ def scrub(connection: DBAPIConnection, name: str) -> None:
         set_busy_timeout(connection, _FOR_READERS)
         connection.execute("VACUUM main")
         if _empty_log(connection):
-            _unmark(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"DROP VIEW IF EXISTS main.{MARK}")
+            if application_id(connection) == MARK_OF_1_1:
+                connection.execute("PRAGMA main.application_id = 0")
+            connection.commit()
+            _empty_log(connection)
             return
     except Exception as error:
         from credential_db.sqlite.causes import known_text
@@ -87,14 +88,10 @@ def scrub(connection: DBAPIConnection, name: str) -> None:
         if not is_driver_error(error):
             raise
         reason = "" if is_locked(error) else known_text(error)
-    import logging
-
     explanation = "another program is reading the file; the first start after it closes the file"
-    logging.getLogger("credential_db").warning(
-        "%s: old secrets may remain in free space of the file (%s tries again to remove them)",
-        name,
-        f"{reason}; every start" if reason else explanation,
-    )
+    when = f"{reason}; every start" if reason else explanation
+    remark = "old secrets may remain in free space of the file"
+    warn(f"{name}: {remark} ({when} tries again to remove them)")
 
 
 def finish(connection: DBAPIConnection) -> None:
@@ -127,12 +124,3 @@ def _is_alone(connection: DBAPIConnection) -> bool:
 def _empty_log(connection: DBAPIConnection) -> bool:
     busy, *_ = connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
     return not busy
-
-
-def _unmark(connection: DBAPIConnection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute(f"DROP VIEW IF EXISTS main.{MARK}")
-    if is_marked_by_1_1(connection):
-        connection.execute("PRAGMA main.application_id = 0")
-    connection.commit()
-    _empty_log(connection)

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from credential_db.sqlite.cipher import Passphrase
-from credential_db.sqlite.cipher import module as sqlcipher
-from credential_db.sqlite.connections import connect_to_read, connect_to_write
+from credential_db.sqlite.connections import (
+    Passphrase,
+    connect_to_read,
+    connect_to_write,
+    sqlcipher,
+)
 from credential_db.sqlite.driver import DBAPIConnection, is_connection, main_file
 from credential_db.sqlite.errors import CredentialDBError, NotADatabase
 from credential_db.sqlite.files import create_private_file, exists, file_of_name, foreign_sidecar
