@@ -137,7 +137,7 @@ def change(
 
 
 def _is_current(target: Target) -> bool:
-    """The shortest way, which does not wait. If not, look again and longer."""
+    """Whether it is current, found out without waiting; False may also mean that it is locked."""
     connection = target.connection
     if target.passphrase or foreign_sidecar(target.file):
         return False

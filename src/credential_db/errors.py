@@ -1,4 +1,4 @@
-"""The one way to fail that only this vault has; the others are the lower floor's."""
+"""The error that only this vault has; those of any SQLite file are in ``sqlite/errors.py``."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Every way in which this software fails on purpose.
+"""The errors of everything that is raised on purpose about a SQLite file.
 
 No message, argument or attribute contains a cell of the database or a passphrase: only names of
 tables, columns, objects and files, and row ids. What existing applications catch as an error of

@@ -58,7 +58,7 @@ def stamps(connection: DBAPIConnection) -> Sequence[str] | None:
 
 
 def write_stamps(connection: DBAPIConnection, version: int | None) -> None:
-    """Let both name this version; None takes a file without a schema out of Alembic's hands."""
+    """Let both name this version; None removes the stamp."""
     if version is None:
         connection.execute(f"DROP TABLE IF EXISTS main.{STAMP_TABLE}")
     else:

@@ -40,7 +40,7 @@ def busy_timeout(connection: DBAPIConnection) -> float:
 
 
 def set_busy_timeout(connection: DBAPIConnection, seconds: float) -> None:
-    """Set the same."""
+    """Set how many seconds a connection waits for other connections' locks."""
     connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").close()
 
 
@@ -113,7 +113,7 @@ class Transaction:
         roll_back(self._connection)
 
     def commit(self) -> None:
-        """Commit. An error after the fact, of syncing the directory, is none."""
+        """Commit; if only syncing the directory fails after it, that is no error."""
         self._refuse_replaced()
         inside = self._state()
         try:
